@@ -1,0 +1,179 @@
+"""How a record is spelled on a span, and read back from it: every attribute name of ours stands here and nowhere else.
+
+Names are OpenTelemetry's GenAI semantic conventions (November 2026) where they have a word, `rlm_obs.*` elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from rlm_obs._record import Cost, Record, Request, Usage
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import ReadableSpan
+
+OPERATION = "gen_ai.operation.name"
+PROVIDER = "gen_ai.provider.name"
+REQUEST_MODEL = "gen_ai.request.model"
+RESPONSE_MODEL = "gen_ai.response.model"
+RESPONSE_ID = "gen_ai.response.id"
+FINISH_REASONS = "gen_ai.response.finish_reasons"
+FIRST_CHUNK = "gen_ai.response.time_to_first_chunk"
+STREAM = "gen_ai.request.stream"
+OUTPUT_TYPE = "gen_ai.output.type"
+INPUT_MESSAGES = "gen_ai.input.messages"
+OUTPUT_MESSAGES = "gen_ai.output.messages"
+DIMENSIONS = "gen_ai.embeddings.dimension.count"
+API_TYPE = "openai.api.type"
+REQUEST_TIER = "openai.request.service_tier"
+RESPONSE_TIER = "openai.response.service_tier"
+FINGERPRINT = "openai.response.system_fingerprint"
+ADDRESS = "server.address"
+PORT = "server.port"
+ERROR_TYPE = "error.type"
+HTTP_STATUS = "http.response.status_code"
+COST = "gen_ai.usage.cost"
+
+RECORD_ID = "rlm_obs.record.id"
+ENDPOINT = "rlm_obs.endpoint"
+STATUS = "rlm_obs.status"
+REQUEST_ID = "rlm_obs.request_id"
+OPERATIONS = "rlm_obs.operations"
+ROOT = "rlm_obs.root"
+COST_PREFIX = "rlm_obs.cost."
+USAGE_PREFIX = "rlm_obs.usage."
+TOOL_PREFIX = "rlm_obs.usage.tool_calls."
+CLAMPED = "rlm_obs.clamped_output_tokens"
+WAITED = "rlm_obs.budget.waited_s"
+
+#: Scalar parameters of a request -> their attribute.
+PARAMS = {
+    "max_tokens": "gen_ai.request.max_tokens",
+    "max_completion_tokens": "gen_ai.request.max_tokens",
+    "max_output_tokens": "gen_ai.request.max_tokens",
+    "temperature": "gen_ai.request.temperature",
+    "top_p": "gen_ai.request.top_p",
+    "seed": "gen_ai.request.seed",
+    "frequency_penalty": "gen_ai.request.frequency_penalty",
+    "presence_penalty": "gen_ai.request.presence_penalty",
+    "n": "gen_ai.request.choice.count",
+    "service_tier": REQUEST_TIER,
+    "dimensions": DIMENSIONS,
+}
+USAGE = {
+    "input_tokens": "gen_ai.usage.input_tokens",
+    "output_tokens": "gen_ai.usage.output_tokens",
+    "cached_input_tokens": "gen_ai.usage.cache_read.input_tokens",
+    "cache_write_tokens": "gen_ai.usage.cache_creation.input_tokens",
+    "reasoning_tokens": "gen_ai.usage.reasoning.output_tokens",
+    **{
+        name: USAGE_PREFIX + name
+        for name in (
+            "input_audio_tokens",
+            "output_audio_tokens",
+            "input_image_tokens",
+            "output_image_tokens",
+            "characters",
+            "seconds",
+            "images",
+        )
+    },
+}
+COST_PARTS = ("total", "input", "cached_input", "cache_write", "output", "tools")
+
+
+def of_request(request: Request, into: dict[str, Any]) -> None:
+    """Write what was asked into `into`: what a sampler may want to see, and the parameters as sent."""
+    into[OPERATION] = request.operation
+    into[PROVIDER] = request.provider
+    into[ENDPOINT] = request.endpoint
+    if request.model is not None:
+        into[REQUEST_MODEL] = request.model
+    if request.streamed:
+        into[STREAM] = True
+    for name, value in request.params.items():
+        attribute = PARAMS.get(name)
+        if attribute is not None:
+            into[attribute] = value
+
+
+def of_usage(usage: Usage, into: dict[str, Any]) -> None:
+    """Write what was used; what the answer does not say is absent, never 0."""
+    for name, attribute in USAGE.items():
+        value = getattr(usage, name)
+        if value is not None:
+            into[attribute] = value
+    for tool, calls in usage.tool_calls.items():
+        into[TOOL_PREFIX + tool] = calls
+
+
+def of_cost(cost: Cost, into: dict[str, Any]) -> None:
+    """Write what it cost: `gen_ai.usage.cost` as a number for others, `rlm_obs.cost.*` as exact strings."""
+    into[COST] = float(cost.total)
+    for part in COST_PARTS:
+        value = getattr(cost, part)
+        if value is not None:
+            into[COST_PREFIX + part] = str(value)
+    into[COST_PREFIX + "source"] = cost.source
+    if cost.caveats:
+        into[COST_PREFIX + "caveats"] = cost.caveats
+
+
+def record_of(span: ReadableSpan) -> Record | None:
+    """Read a call's record back from its span, digit for digit; None for a span that is no call of ours."""
+    said: Mapping[str, Any] = span.attributes or {}
+    if RECORD_ID not in said:
+        return None
+    context, parent = span.context, span.parent
+    start, end = span.start_time or 0, span.end_time or span.start_time or 0
+    return Record(
+        id=said[RECORD_ID],
+        provider=said.get(PROVIDER, ""),
+        endpoint=said.get(ENDPOINT, ""),
+        operation=said.get(OPERATION, ""),
+        model=said.get(RESPONSE_MODEL) or said.get(REQUEST_MODEL),
+        requested_model=said.get(REQUEST_MODEL),
+        status=said.get(STATUS, "ok"),
+        error=said.get(ERROR_TYPE),
+        started_at=datetime.fromtimestamp(start / 1e9, UTC),
+        duration_s=(end - start) / 1e9,
+        time_to_first_chunk_s=said.get(FIRST_CHUNK),
+        streamed=bool(said.get(STREAM, False)),
+        service_tier=said.get(RESPONSE_TIER),
+        usage=_usage_of(said),
+        cost=_cost_of(said),
+        trace_id=None if context is None else format(context.trace_id, "032x"),
+        span_id=None if context is None else format(context.span_id, "016x"),
+        parent_id=None if parent is None else format(parent.span_id, "016x"),
+        request_id=said.get(REQUEST_ID),
+        attributes=users_own(said),
+    )
+
+
+def _usage_of(said: Mapping[str, Any]) -> Usage | None:
+    counts = {name: said[attribute] for name, attribute in USAGE.items() if attribute in said}
+    tools = {key.removeprefix(TOOL_PREFIX): n for key, n in said.items() if key.startswith(TOOL_PREFIX)}
+    return Usage(**counts, tool_calls=tools) if counts or tools else None
+
+
+def _cost_of(said: Mapping[str, Any]) -> Cost | None:
+    if COST_PREFIX + "total" not in said:
+        return None
+    parts = {p: Decimal(said[COST_PREFIX + p]) for p in COST_PARTS if COST_PREFIX + p in said}
+    return Cost(**parts, source=said.get(COST_PREFIX + "source", ""), caveats=tuple(said.get(COST_PREFIX + "caveats", ())))
+
+
+def users_own(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes that are the user's: all that neither we nor the conventions spell for a call."""
+    return {k: v for k, v in said.items() if not k.startswith(_NOT_THE_USERS) and k not in _CALLS_OWN} | {
+        k: said[k] for k in KEPT if k in said
+    }
+
+
+#: Facts about a call that a record carries under `attributes`, since no field of it says them.
+KEPT = (RESPONSE_ID, FINISH_REASONS, HTTP_STATUS, CLAMPED, WAITED, OPERATIONS, FINGERPRINT, ADDRESS, PORT)
+_NOT_THE_USERS = ("gen_ai.", "rlm_obs.", "openai.")
+_CALLS_OWN = frozenset({ADDRESS, PORT, ERROR_TYPE, HTTP_STATUS})

@@ -1,0 +1,179 @@
+"""Finds the plugins, ours and strangers', by their entry points; loads each under the guard; calls their hooks one by one."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from rlm_obs import _guard, _hookspecs
+from rlm_obs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rlm_obs._settings import Settings
+
+GROUP = "rlm_obs"
+
+
+@dataclass(slots=True)
+class Plugin:
+    """One entry point: where it came from, and what became of it. `failed` says why it is not in use, in one line."""
+
+    name: str
+    distribution: str
+    version: str
+    target: str
+    blocked: bool = False
+    failed: str | None = None
+    load_s: float = 0.0
+    hooks: tuple[str, ...] = ()
+
+
+class Plugins:
+    """The loaded plugins. `settings.block` names entry points or distributions that are never imported."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.manager = pluggy.PluginManager(GROUP)
+        self.manager.add_hookspecs(_hookspecs)
+        self.found: list[Plugin] = []
+        self._lock = threading.RLock()
+        self._settings_told: Settings | None = None
+        self._callers: dict[str, tuple[tuple[str, Callable[..., Any], tuple[str, ...]], ...]] = {}
+        self._collected: dict[str, Mapping[str, Any]] = {}
+        self._load()
+        if settings.debug_plugins:
+            print("rlm_obs plugins:", ", ".join(p.name for p in self.found if not p.failed), file=sys.stderr)
+
+    def _load(self) -> None:
+        blocked = {_plain(name) for name in self.settings.block}
+        seen: dict[str, Plugin] = {}
+        for entry in sorted(metadata.entry_points(group=GROUP), key=lambda e: (not _ours(e), _origin(e), e.name)):
+            plugin = Plugin(entry.name, _origin(entry), entry.dist.version if entry.dist else "?", entry.value)
+            twin = seen.get(entry.name)
+            if twin is not None and (twin.distribution, twin.target) == (plugin.distribution, plugin.target):
+                continue  # one distribution found twice on sys.path is one plugin
+            self.found.append(plugin)
+            if _plain(entry.name) in blocked or _plain(plugin.distribution) in blocked:
+                plugin.blocked, plugin.failed = True, "blocked by RLM_OBS_BLOCK"
+                continue
+            if twin is not None:
+                raise ConfigError(
+                    f"two plugins are called {entry.name!r}: one of {twin.distribution}, one of {plugin.distribution}. "
+                    f"Uninstall one, or block one by its distribution: RLM_OBS_BLOCK={plugin.distribution}"
+                )
+            seen[entry.name] = plugin
+            began = time.perf_counter()
+            try:
+                self.manager.register(entry.load(), name=entry.name)
+            except Exception as error:  # any import may fail in any way, and must not cost the program
+                plugin.failed = f"{type(error).__name__}: {error}"
+                _guard.failures[f"plugin {entry.name}"] += 1
+                _guard.say_once(
+                    f"plugin {plugin.distribution}:{entry.name}",
+                    "plugin %r of %s could not be loaded and is left out: %s",
+                    entry.name,
+                    plugin.distribution,
+                    plugin.failed,
+                )
+                self.manager.unregister(name=entry.name) if self.manager.has_plugin(entry.name) else None
+                continue
+            plugin.load_s = time.perf_counter() - began
+            plugin.hooks = self._hooks_of(entry.name)
+
+    def _hooks_of(self, name: str) -> tuple[str, ...]:
+        callers = self.manager.get_hookcallers(self.manager.get_plugin(name)) or []
+        return tuple(sorted(caller.name for caller in callers))
+
+    def register(self, plugin: object, name: str | None = None) -> None:
+        """Add a plugin that is an object of this program (a module, or an instance), beside the installed ones."""
+        with self._lock:
+            name = self.manager.register(plugin, name=name)
+            self._callers.clear()
+            self._collected.clear()
+        for owner, function, wanted in self.callers("configured"):
+            if owner == name and self._settings_told is not None:  # historic: who comes late learns it too
+                _guard.guarded(f"{owner}.configured", function, *((self._settings_told,) if wanted else ()))
+
+    def unregister(self, plugin: object) -> None:
+        """Take a plugin out again."""
+        with self._lock:
+            self.manager.unregister(plugin)
+            self._callers.clear()
+            self._collected.clear()
+
+    def callers(self, hook: str) -> tuple[tuple[str, Callable[..., Any], tuple[str, ...]], ...]:
+        """Return (plugin, function, argument names) of each implementation of `hook`, in the order of their calls."""
+        found = self._callers.get(hook)
+        if found is None:
+            impls = getattr(self.manager.hook, hook).get_hookimpls()
+            found = tuple((i.plugin_name, self._watched(hook, i), tuple(i.argnames)) for i in reversed(impls))
+            self._callers[hook] = found
+        return found
+
+    def _watched(self, hook: str, impl: Any) -> Callable[..., Any]:
+        function: Callable[..., Any] = impl.function
+        if not self.settings.debug_plugins:
+            return function
+
+        def shown(*args: Any) -> Any:
+            answer = function(*args)
+            print(f"rlm_obs hook {impl.plugin_name}.{hook}{args!r} -> {answer!r}", file=sys.stderr)
+            return answer
+
+        return shown
+
+    def notify(self, hook: str, **facts: Any) -> None:
+        """Call every implementation of `hook`, each under the guard; only a refusal gets out."""
+        for name, function, wanted in self.callers(hook):
+            _guard.guarded(f"{name}.{hook}", function, *(facts[w] for w in wanted))
+
+    def first(self, hook: str, **facts: Any) -> Any:
+        """Return the first answer that is not None, or None; an implementation that raises is taken as None."""
+        for name, function, wanted in self.callers(hook):
+            answer = _guard.guarded(f"{name}.{hook}", function, *(facts[w] for w in wanted))
+            if answer is not None:
+                return answer
+        return None
+
+    def collect(self, hook: str) -> Mapping[str, Any]:
+        """Return what all implementations of a `register_*` hook offer, by name. Raises ConfigError for a name twice."""
+        with self._lock:
+            if hook in self._collected:
+                return self._collected[hook]
+            offered: dict[str, Any] = {}
+            owners: dict[str, str] = {}
+            for plugin, function, _ in self.callers(hook):
+                for name, thing in (_guard.guarded(f"{plugin}.{hook}", function) or {}).items():
+                    if name in offered:
+                        raise ConfigError(
+                            f"{hook}: the name {name!r} is offered by plugin {owners[name]!r} and by plugin {plugin!r}. "
+                            f"Block one of them: RLM_OBS_BLOCK={plugin}"
+                        )
+                    offered[name], owners[name] = thing, plugin
+            self._collected[hook] = offered
+            return offered
+
+    def configured(self, settings: Settings) -> None:
+        """Tell every plugin the settings, those that come later too."""
+        self._settings_told = settings
+        for name, function, wanted in self.callers("configured"):
+            _guard.guarded(f"{name}.configured", function, *((settings,) if wanted else ()))
+
+
+def _origin(entry: metadata.EntryPoint) -> str:
+    return entry.dist.name if entry.dist else "unknown"
+
+
+def _ours(entry: metadata.EntryPoint) -> bool:
+    return _plain(_origin(entry)) == "rlm-obs"
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace("_", "-")

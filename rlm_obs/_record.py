@@ -1,0 +1,161 @@
+"""The facts about a call, as frozen data: what was asked, what it used, what it cost. Imports nothing of ours but errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Literal
+
+from rlm_obs.errors import ConfigError
+
+__all__ = ["Cost", "Record", "Request", "Usage", "dollars"]
+
+ABSURD = Decimal(10) ** 12
+Status = Literal["ok", "error", "refused", "aborted"]
+
+
+def dollars(value: object, name: str) -> Decimal:
+    """Return `value` (int, float, str or Decimal) as an exact Decimal of US dollars; `name` is what to blame in the error.
+
+    A float is read as it is written (`Decimal(str(x))`), so 0.1 is ten cents and not 0.1000000000000000055.
+    Raises ConfigError for anything negative, infinite, not a number, or past a million million.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
+        raise ConfigError(f"{name}={value!r} is not an amount: give a number of US dollars such as 10 or '0.50'")
+    try:
+        amount = Decimal(str(value).strip())
+    except ArithmeticError:
+        raise ConfigError(f"{name}={value!r} is not an amount: give a number of US dollars such as 10 or '0.50'") from None
+    if not amount.is_finite() or amount < 0 or amount > ABSURD:
+        raise ConfigError(f"{name}={value!r} cannot be: give a finite amount of US dollars, 0 or more")
+    return amount
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is about to be asked: never the prompt, only what names, bounds and prices it.
+
+    `provider` and `operation` are spelled as in OpenTelemetry's GenAI conventions ("openai", "chat"); `endpoint` is the
+    path below the version ("/chat/completions"); `params` are the scalar parameters as sent (`max_completion_tokens`,
+    `temperature`, `service_tier`, …); `attributes` are the user's own, from the context of the call.
+    """
+
+    provider: str
+    endpoint: str
+    operation: str
+    model: str | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    streamed: bool = False
+    base_url: str = ""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What one answer says it used. `None` is "not said"; each part is included in its total.
+
+    Tokens, except `characters`, `seconds` (of audio), `images` and `tool_calls` (hosted tools by name, in calls).
+    `input_tokens` counts all of them, cached and written to the cache too; `output_tokens` counts reasoning too.
+    """
+
+    input_tokens: int | None = None
+    cached_input_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    output_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    input_audio_tokens: int | None = None
+    output_audio_tokens: int | None = None
+    input_image_tokens: int | None = None
+    output_image_tokens: int | None = None
+    characters: int | None = None
+    seconds: float | None = None
+    images: int | None = None
+    tool_calls: Mapping[str, int] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is known as a JSON-ready dict; what is not said is left out."""
+        said = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        said["tool_calls"] = dict(self.tool_calls)
+        return said if self.tool_calls else {k: v for k, v in said.items() if k != "tool_calls"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What a call cost, in US dollars, exactly. `Cost(total=..., source=...)` alone is valid; the parts explain it.
+
+    `input` is what the uncached input cost, `cached_input` and `cache_write` their shares; the parts sum to `total`
+    where all are given. `source` names who priced it: "override", "genai-prices 0.2.3", a plugin's name, "provider".
+    `caveats` are short reasons why the total is not exact; an empty tuple means that it is.
+    """
+
+    total: Decimal
+    source: str
+    input: Decimal | None = None
+    cached_input: Decimal | None = None
+    cache_write: Decimal | None = None
+    output: Decimal | None = None
+    tools: Decimal | None = None
+    caveats: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if type(self.total) is not Decimal:
+            object.__setattr__(self, "total", dollars(self.total, "Cost.total"))
+
+    @property
+    def exact(self) -> bool:
+        """Tell whether the total is the provider's charge to the last digit, as far as the answer tells."""
+        return not self.caveats
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready dict; amounts are strings, so that no digit is lost."""
+        parts = ("total", "input", "cached_input", "cache_write", "output", "tools")
+        said: dict[str, Any] = {p: format(v, "f") for p in parts if (v := getattr(self, p)) is not None}
+        return {**said, "source": self.source, "caveats": list(self.caveats)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A finished call: made once, never edited. `cost is None` means that nobody knows, never that it was free.
+
+    `model` is the answered one, `requested_model` what was asked for. `status` is "ok", "error" (`error` names the
+    exception's class), "refused" (nothing was sent) or "aborted" (a stream left early). Durations are seconds,
+    `started_at` is UTC; ids are lower-case hex as in W3C traceparent, `request_id` is the provider's.
+    """
+
+    id: str
+    provider: str
+    endpoint: str
+    operation: str
+    model: str | None
+    requested_model: str | None
+    status: Status
+    error: str | None = None
+    started_at: datetime
+    duration_s: float
+    time_to_first_chunk_s: float | None = None
+    streamed: bool = False
+    service_tier: str | None = None
+    usage: Usage | None = None
+    cost: Cost | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
+    parent_id: str | None = None
+    request_id: str | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def cost_usd(self) -> Decimal | None:
+        """US dollars, or None where the price or the usage is unknown."""
+        return None if self.cost is None else self.cost.total
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready dict of what is known: amounts as strings, times in ISO 8601."""
+        said = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        said["started_at"] = self.started_at.isoformat()
+        said["usage"] = None if self.usage is None else self.usage.to_dict()
+        said["cost"] = None if self.cost is None else self.cost.to_dict()
+        said["cost_usd"] = None if self.cost is None else format(self.cost.total, "f")
+        said["attributes"] = dict(self.attributes)
+        return said

@@ -1,0 +1,185 @@
+"""Settings: the only reader of the environment. Arguments win over RLM_OBS_* variables, those over [tool.rlm_obs]."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    PyprojectTomlConfigSettingsSource,
+    SettingsConfigDict,
+)
+
+from rlm_obs._guard import say_once
+from rlm_obs._record import dollars
+from rlm_obs.errors import ConfigError
+
+PREFIX = "RLM_OBS_"
+Names = Annotated[tuple[str, ...], NoDecode]
+
+
+def _also(*names: str) -> AliasChoices:
+    """Take the field from RLM_OBS_* first, then from a variable that others have made known."""
+    return AliasChoices(*names)
+
+
+class Settings(BaseSettings):
+    """What a program may choose. Every field is an `RLM_OBS_…` variable and a key of `[tool.rlm_obs]` in pyproject.toml."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        pyproject_toml_table_header=("tool", "rlm_obs"),
+        pyproject_toml_depth=8,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        populate_by_name=True,
+        env_ignore_empty=False,
+    )
+
+    exporters: Names | None = Field(
+        None, description="Exporters by name, comma-separated; empty names none; unset is the console tree."
+    )
+    budget_usd: Decimal | None = Field(None, description="A budget for all calls of the process, in US dollars.")
+    alert_threshold: float = Field(0.8, gt=0, le=1, description="The share of a budget at which it alerts.")
+    unknown_price: str = Field(
+        "block",
+        description='What a budget does with a model without a price: "block", "warn", or US dollars per million tokens.',
+    )
+    service_name: str | None = Field(
+        None,
+        validation_alias=_also("RLM_OBS_SERVICE_NAME", "service_name", "OTEL_SERVICE_NAME"),
+        description="The name of the program on its traces (`service.name`).",
+    )
+    sample_rate: float | None = Field(
+        None, ge=0, le=1, description="The share of traces that is kept; costs and budgets count all calls. Unset: OTEL_TRACES_SAMPLER, or all."
+    )
+    capture_content: bool = Field(
+        False,
+        validation_alias=_also(
+            "RLM_OBS_CAPTURE_CONTENT", "capture_content", "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+        ),
+        description="Record prompts and answers on spans. Off unless asked for.",
+    )
+    prices: Path | dict[str, dict[str, Decimal | str]] | None = Field(
+        None, description="Your own prices: a TOML or JSON file, or a mapping; US dollars per million tokens."
+    )
+    hosts: dict[str, str] = Field(
+        default_factory=dict,
+        description='Who bills for a host: {"localhost:11434": "free", "llm.acme.example": "openai"}.',
+    )
+    stream_usage: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="Ask streamed chats for their usage (`stream_options.include_usage`): auto is OpenAI's and Azure's hosts only.",
+    )
+    threads: bool = Field(True, description="Carry traces and budgets into threads and thread pools.")
+    file_path: Path = Field(Path("rlm_obs.jsonl"), description='Where the "file" exporter writes.')
+    langfuse_public_key: str | None = Field(
+        None,
+        validation_alias=_also("RLM_OBS_LANGFUSE_PUBLIC_KEY", "langfuse_public_key", "LANGFUSE_PUBLIC_KEY"),
+        description="Langfuse's public key.",
+    )
+    langfuse_secret_key: SecretStr | None = Field(
+        None,
+        validation_alias=_also("RLM_OBS_LANGFUSE_SECRET_KEY", "langfuse_secret_key", "LANGFUSE_SECRET_KEY"),
+        description="Langfuse's secret key.",
+    )
+    langfuse_host: str = Field(
+        "https://cloud.langfuse.com",
+        validation_alias=_also("RLM_OBS_LANGFUSE_HOST", "langfuse_host", "LANGFUSE_HOST", "LANGFUSE_BASE_URL"),
+        description="Langfuse's address.",
+    )
+    exit_timeout_s: float = Field(5.0, ge=0, le=600, description="The longest that the end of the program waits for exporters.")
+    flush_on_sigterm: bool = Field(
+        False, description="Flush when the process is told to stop (SIGTERM), then do what was installed before."
+    )
+    block: Names = Field((), description="Plugins, by entry point or distribution, that are never loaded.")
+    debug_plugins: bool = Field(False, description="Print each plugin and each hook call to stderr.")
+
+    @field_validator("exporters", "block", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("budget_usd", mode="before")
+    @classmethod
+    def _amount(cls, value: object) -> object:
+        return None if value is None or value == "" else dollars(value, "budget_usd")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, PyprojectTomlConfigSettingsSource(settings_cls)
+
+
+def read_settings(given: Settings | Mapping[str, Any] | None = None, **arguments: Any) -> Settings:
+    """Return the settings: `arguments` (None is "not given"), then `given`, the environment, pyproject.toml, defaults.
+
+    Raises ConfigError that names the variable or key, its value and what to write instead; a secret's value is never shown.
+    """
+    _report_unknown()
+    if given is not None and not isinstance(given, Settings | Mapping):
+        raise ConfigError(f"settings={type(given).__name__}: give a mapping such as {{'exporters': ['console']}}, or rlm_obs.Settings")
+    base = given.model_dump(exclude_unset=True) if isinstance(given, Settings) else dict(given or {})
+    chosen = base | {k: v for k, v in arguments.items() if v is not None}
+    for name in chosen:
+        if name not in Settings.model_fields:
+            raise ConfigError(f"there is no setting {name!r}{near(name, Settings.model_fields)}")
+    try:
+        return Settings(**chosen)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, chosen)) from None
+
+
+def near(name: str, known: Any) -> str:
+    """Say which of `known` were probably meant, or list them all."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else f"; there are: {', '.join(known)}"
+
+
+def _explain(error: ValidationError, chosen: Mapping[str, Any]) -> str:
+    lines = []
+    for problem in error.errors(include_url=False, include_input=False, include_context=False):
+        field = str(problem["loc"][0]) if problem["loc"] else "settings"
+        name = next((n for n in Settings.model_fields if field in (n, *_names(n))), field)
+        if name in chosen:
+            where, value = name, chosen[name]
+        else:
+            variable = next((v for v in _names(name) if v in os.environ), None)
+            where, value = (variable, os.environ[variable]) if variable else (f"{name} in [tool.rlm_obs]", None)
+        shown = "" if value is None or "key" in name else f"={str(value)!r}"
+        hint = near(field, Settings.model_fields) if problem["type"] == "extra_forbidden" else ""
+        lines.append(f"{where}{shown}: {problem['msg'].removeprefix('Value error, ')}{hint}")
+    return "; ".join(lines)
+
+
+def _names(field: str) -> tuple[str, ...]:
+    """Return the variables that set a field, ours first."""
+    alias = Settings.model_fields[field].validation_alias if field in Settings.model_fields else None
+    if isinstance(alias, AliasChoices):
+        return tuple(str(c) for c in alias.choices if str(c).isupper())
+    return (PREFIX + field.upper(),)
+
+
+def _report_unknown() -> None:
+    known = {v for f in Settings.model_fields for v in _names(f)}
+    for variable in os.environ:
+        if variable.startswith(PREFIX) and variable not in known:
+            say_once(f"unknown {variable}", "%s is no setting of rlm_obs%s", variable, near(variable, known))
