@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -43,6 +44,7 @@ class Plugins:
         self.manager = pluggy.PluginManager(GROUP)
         self.manager.add_hookspecs(_hookspecs)
         self.found: list[Plugin] = []
+        self.added: list[tuple[object, str | None]] = []
         self._lock = threading.RLock()
         self._settings_told: Settings | None = None
         self._callers: dict[str, tuple[tuple[str, Callable[..., Any], tuple[str, ...]], ...]] = {}
@@ -94,6 +96,7 @@ class Plugins:
     def register(self, plugin: object, name: str | None = None) -> None:
         """Add a plugin that is an object of this program (a module, or an instance), beside the installed ones."""
         with self._lock:
+            self.added.append((plugin, name))
             name = self.manager.register(plugin, name=name)
             self._callers.clear()
             self._collected.clear()
@@ -105,6 +108,7 @@ class Plugins:
         """Take a plugin out again."""
         with self._lock:
             self.manager.unregister(plugin)
+            self.added = [(p, n) for p, n in self.added if p is not plugin]
             self._callers.clear()
             self._collected.clear()
 
@@ -177,3 +181,102 @@ def _ours(entry: metadata.EntryPoint) -> bool:
 
 def _plain(name: str) -> str:
     return name.strip().lower().replace("_", "-")
+
+
+_loaded: Plugins | None = None
+_loaded_lock = threading.RLock()
+
+
+def loaded(settings: Settings | None = None) -> Plugins:
+    """Return the plugins of this process, loaded at the first use; again if `settings` block others than before."""
+    global _loaded
+    with _loaded_lock:
+        if settings is None:
+            if _loaded is None:
+                from rlm_obs._settings import read_settings
+
+                _loaded = Plugins(read_settings())
+        elif _loaded is None or (_loaded.settings.block, _loaded.settings.debug_plugins) != (
+            settings.block,
+            settings.debug_plugins,
+        ):
+            added = [] if _loaded is None else _loaded.added
+            _loaded = Plugins(settings)
+            for plugin, name in added:
+                _loaded.register(plugin, name)
+        else:
+            _loaded.settings = settings
+        return _loaded
+
+
+class Gates:
+    """Which SDKs' calls pass our gate: installed at the first tracer, budget or `instrument()`, gone by `uninstrument()`.
+
+    While a block of ours is still open (a budget, a span), the gate stays: it goes when the last of them ends.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._installed: list[tuple[str, _hookspecs.Instrumentor]] = []
+        self._open_blocks = 0
+        self._going = False
+        self.up = False
+
+    def hold(self) -> None:
+        """Enter a block that needs the gate."""
+        with self._lock:
+            self._open_blocks += 1
+            if not self.up:
+                self._install()
+
+    def release(self) -> None:
+        """Leave it; the gate stays for what the block has started, unless `drop` was asked for meanwhile."""
+        with self._lock:
+            self._open_blocks -= 1
+            if self._going and not self._open_blocks:
+                self._remove()
+
+    def keep(self) -> None:
+        """Install the gate, and keep it until `drop`."""
+        with self._lock:
+            self._going = False
+            if not self.up:
+                self._install()
+
+    def drop(self) -> None:
+        """Take the gate away, now or when the last open block ends."""
+        with self._lock:
+            self._going = True
+            if not self._open_blocks:
+                self._remove()
+
+    def after_fork(self) -> None:
+        """Start with a lock that nobody holds in a forked child."""
+        self._lock = threading.RLock()
+
+    def _install(self) -> None:
+        self.up = True
+        for name, build in loaded().collect("register_instrumentors").items():
+            instrumentor = _guard.guarded(f"instrumentor {name}", build)
+            if instrumentor is not None:
+                _guard.guarded(f"instrumentor {name}", instrumentor.instrument)
+                self._installed.append((name, instrumentor))
+
+    def _remove(self) -> None:
+        self.up = self._going = False
+        while self._installed:
+            name, instrumentor = self._installed.pop()
+            _guard.guarded(f"instrumentor {name}", instrumentor.uninstrument)
+
+
+gates = Gates()
+
+
+def _after_fork() -> None:
+    global _loaded_lock
+    _loaded_lock = threading.RLock()
+    gates.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -24,9 +24,24 @@ class Scope:
     trackers: tuple[CostTracker, ...] = ()
     operations: tuple[str, ...] = ()
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    #: No span of the tracer is open yet: the next one is the topmost.
+    top: bool = True
 
 
 EMPTY = Scope()
+#: What `instrument()` has switched on for the whole process; the scope of a block comes before it.
+default = EMPTY
+
+
+def set_default(scope: Scope) -> None:
+    """Switch on (or off, with an empty scope) what holds for every call of the process."""
+    global default
+    default = scope
+
+
+def tracer_in_force(tracer: Tracer | None = None) -> Tracer | None:
+    """Return `tracer`, or the innermost block's, or `instrument()`'s; None where nothing traces."""
+    return tracer or current().tracer or default.tracer
 
 
 def current() -> Scope:
@@ -46,6 +61,7 @@ def widened(
     trackers: tuple[CostTracker, ...] = (),
     operation: str | None = None,
     attributes: Mapping[str, Any] | None = None,
+    top: bool | None = None,
 ) -> Scope:
     """Return the current scope with what is given added; a tracker that holds already is not added twice."""
     held = current()
@@ -55,6 +71,7 @@ def widened(
         trackers=held.trackers + tuple(t for t in trackers if t not in held.trackers),
         operations=held.operations if operation is None else (*held.operations, operation),
         attributes={**held.attributes, **attributes} if attributes else held.attributes,
+        top=held.top if top is None else top,
     )
 
 

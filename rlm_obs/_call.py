@@ -1,0 +1,420 @@
+"""Call: one request from its reservation to its record. A state machine without I/O that ends exactly once."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import context as otel
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+
+from rlm_obs import _attributes as names
+from rlm_obs import _guard
+from rlm_obs._budgets.bound import Bound
+from rlm_obs._budgets.desk import NONE, Hold, Need, Waiting, desk, in_event_loop
+from rlm_obs._record import Cost, Record, Request, Usage
+from rlm_obs._record import Status as CallStatus
+from rlm_obs._tracker import MILLION, CostTracker
+from rlm_obs.errors import BudgetExceeded, CallRefused, UnknownPrice
+
+if TYPE_CHECKING:
+    from rlm_obs._plugins import Plugins
+    from rlm_obs._tracer import Tracer
+
+#: `pid-random-` before each record's id: unique over processes, and renewed in a forked child.
+_prefix = f"call_{secrets.token_hex(6)}_"
+_numbers = itertools.count(1)
+_ending = threading.Lock()
+FROM_STREAM = "output counted from the stream"
+INPUT_BOUND = "input estimated from its bytes"
+BYTES_PER_TOKEN = 4
+
+
+@dataclass(slots=True)
+class Answer:
+    """What an answer has said so far; a plain answer fills it at once, a stream chunk by chunk. The last word wins."""
+
+    provider: str = "openai"
+    model: str | None = None
+    response_id: str | None = None
+    usage: Usage | None = None
+    service_tier: str | None = None
+    fingerprint: str | None = None
+    finish_reasons: tuple[str, ...] = ()
+    request_id: str | None = None
+    http_status: int | None = None
+    error: str | None = None
+    streamed_tokens: int = 0
+    captures: bool = False
+    content: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What the gate knows of a call before it: its bound (None: not known), the client's own timeout, and its colour."""
+
+    bound: Callable[[], Bound] | None
+    timeout_s: float = 600.0
+    awaits: bool = False
+
+
+class Call:
+    """`admit -> start -> first_chunk? -> finish | fail | abort`; ending it again is harmless and changes nothing."""
+
+    __slots__ = (
+        "_began",
+        "_bound",
+        "_content",
+        "_first_chunk_s",
+        "_hold",
+        "_needs",
+        "_operations",
+        "_parent_id",
+        "_pid",
+        "_plugins",
+        "_price",
+        "_span",
+        "_started_at",
+        "_tracer",
+        "_trackers",
+        "_waited_s",
+        "answer",
+        "ended",
+        "record",
+        "request",
+    )
+
+    def __init__(
+        self,
+        request: Request,
+        needs: Needs,
+        *,
+        tracer: Tracer | None,
+        trackers: tuple[CostTracker, ...],
+        operations: tuple[str, ...],
+        plugins: Plugins,
+        price: Callable[[Request, Usage], Cost | None],
+        content: Any = None,
+    ) -> None:
+        self.request, self._needs, self._tracer, self._trackers = request, needs, tracer, trackers
+        self._operations, self._plugins, self._price, self._content = operations, plugins, price, content
+        self.answer = Answer(request.provider, captures=content is not None)
+        self.record: Record | None = None
+        self.ended = False
+        self._hold: Hold | None = None
+        self._bound: Bound | None = None
+        self._span: Span | None = None
+        self._parent_id: str | None = None
+        self._first_chunk_s: float | None = None
+        self._waited_s = 0.0
+        self._pid = os.getpid()
+        self._started_at = time.time_ns()
+        self._began = time.perf_counter()
+
+    # -- before the call ---------------------------------------------------------------------------------------------
+
+    def admit(self) -> Waiting | None:
+        """Ask plugins and budgets; None: go on. A `Waiting` is to be waited for (or awaited) and given to `granted`.
+
+        Raises CallRefused (and kin), which the caller lets out after `fail`; anything else of ours is guarded.
+        """
+        self._plugins.notify("call_starting", request=self.request)
+        need = self._need()
+        if need is None:
+            return None
+        accounts = tuple(t._account for t in self._trackers)
+        asked = desk.ask(need, accounts, self.request.model or self.request.operation, may_wait=self._may_wait())
+        if isinstance(asked, Waiting):
+            return asked
+        self._hold = asked
+        return None
+
+    def granted(self, hold: Hold) -> None:
+        """Take over the reservation that a wait has brought."""
+        self._hold = hold
+        self._waited_s = time.perf_counter() - self._began
+
+    @property
+    def wait_s(self) -> float:
+        """How long this call may wait for room: the shortest `wait_s` of its budgets, or the request's own timeout."""
+        return min((t.wait_s for t in self._trackers if t.wait_s is not None), default=self._needs.timeout_s)
+
+    @property
+    def output_limit(self) -> int | None:
+        """The output limit to send per choice, where the budget lowered it; None leaves the request as it is."""
+        if self._hold is None or self._hold.tokens is None:
+            return None
+        return self._hold.tokens // (1 if self._bound is None else self._bound.choices)
+
+    def _may_wait(self) -> bool:
+        return self.wait_s > 0 and (self._needs.awaits or not in_event_loop())
+
+    def _need(self) -> Need | None:
+        """Return what the call may cost at most; None where no budget is in force and nothing needs to be known."""
+        if not any(t.budget_usd is not None for t in self._trackers):
+            return None
+        if self._needs.bound is None:
+            return Need(NONE, NONE)
+        bound = self._bound = self._needs.bound()
+        least = self._price_of(bound.input_tokens, 0)
+        if least is None:
+            return self._need_without_price(bound)
+        most = least if not bound.output_tokens else self._price_of(bound.input_tokens, bound.output_tokens) or least
+        lowerable = bool(bound.output_tokens) and not bound.limit_is_users
+        return Need(least, most, bound.output_tokens, lowerable, free=not most)
+
+    def _price_of(self, input_tokens: int, output_tokens: int) -> Decimal | None:
+        cost = self._price(self.request, Usage(input_tokens=input_tokens, output_tokens=output_tokens))
+        return None if cost is None else cost.total
+
+    def _need_without_price(self, bound: Bound) -> Need:
+        policies = [t.unknown_price for t in self._trackers if t.budget_usd is not None]
+        if "block" in policies:
+            blocker = next(t for t in self._trackers if t.budget_usd is not None and t.unknown_price == "block")
+            raise UnknownPrice(self.request.model or "?", self.request.provider, blocker.name)
+        rate = max((p for p in policies if isinstance(p, Decimal)), default=NONE) / MILLION
+        least, most = bound.input_tokens * rate, (bound.input_tokens + bound.output_tokens) * rate
+        return Need(least, most, bound.output_tokens, not bound.limit_is_users, free=not rate)
+
+    # -- during the call ---------------------------------------------------------------------------------------------
+
+    def start(self) -> otel.Context | None:
+        """Start the span; returns the context in which the HTTP call runs (the span is current only there)."""
+        if self._tracer is None:
+            return None
+        return _guard.guarded("span", self._start_span, self._tracer)
+
+    def _start_span(self, tracer: Tracer) -> otel.Context:
+        first: dict[str, Any] = {}
+        names.of_request(self.request, first)
+        model = self.request.model
+        self._span = tracer.start(
+            self.request.operation if model is None else f"{self.request.operation} {model}", first, kind=SpanKind.CLIENT
+        )
+        return tracer.context_of(self._span)
+
+    def first_chunk(self) -> None:
+        """Note that the first part of a stream has arrived."""
+        if self._first_chunk_s is None:
+            self._first_chunk_s = time.perf_counter() - self._began - self._waited_s
+
+    # -- the end, once -----------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """The answer is complete."""
+        self._end("error" if self.answer.error else "ok", self.answer.error)
+
+    def fail(self, error: BaseException) -> None:
+        """The call ended in an exception, which the caller raises on; a refusal is a call that was never sent."""
+        status = getattr(error, "status_code", None)
+        if isinstance(status, int):
+            self.answer.http_status = status
+        if isinstance(error, BudgetExceeded):
+            for tracker in self._trackers:
+                _guard.guarded("budget", tracker.out_of_room, error)
+        left = isinstance(error, GeneratorExit)
+        kind: CallStatus = "refused" if isinstance(error, CallRefused) else "aborted" if left else "error"
+        self._end(kind, None if left else type(error).__name__)
+
+    def abort(self) -> None:
+        """The stream was left before its end."""
+        self._end("aborted", None)
+
+    def _end(self, status: CallStatus, error: str | None) -> None:
+        with _ending:
+            if self.ended:
+                return
+            self.ended = True
+        if self._pid != os.getpid():
+            return  # a forked child inherited the call; its parent ends it
+        duration_s = time.perf_counter() - self._began - self._waited_s
+        _guard.guarded("call", self._conclude, status, error, duration_s)
+        if self._hold is not None and not self._hold.settled:  # whatever failed above, no hold outlives its call
+            _guard.guarded("budget", desk.settle, self._hold, self._hold.amount)
+        self._content = None
+
+    def _conclude(self, status: CallStatus, error: str | None, duration_s: float) -> None:
+        cost = None if status == "refused" else _guard.guarded("price", self._cost, status, error)
+        if status == "refused":
+            cost = Cost(total=NONE, source="not sent")
+            self.start()  # a refused call is a span too, so that a trace shows why it stopped
+        record = self.record = self._record(status, error, duration_s, cost)
+        self._settle(record)
+        self._plugins.notify("call_finished", record=record)
+        self._end_span(record)
+
+    def _cost(self, status: CallStatus, error: str | None) -> Cost | None:
+        answer = self.answer
+        usage = answer.usage
+        if usage is not None:
+            cost = self._price(self._answered(), usage)
+            return cost
+        if answer.http_status is not None and answer.http_status >= 400:
+            return Cost(total=NONE, source="status")
+        if status == "error" and error not in _MAYBE_BILLED and not answer.streamed_tokens and answer.http_status is None:
+            return Cost(total=NONE, source="not answered")
+        if self.request.streamed and answer.http_status is not None:
+            return self._estimated()
+        return None
+
+    def _estimated(self) -> Cost | None:
+        """Price a stream that brought no usage: output by what was received, input by its bytes; the caveats say so."""
+        if self._needs.bound is None:
+            return None
+        bound = self._bound or self._needs.bound()
+        usage = Usage(input_tokens=-(-bound.input_tokens // BYTES_PER_TOKEN), output_tokens=self.answer.streamed_tokens)
+        cost = self._price(self._answered(), usage)
+        return None if cost is None else replace(cost, caveats=(*cost.caveats, FROM_STREAM, INPUT_BOUND))
+
+    def _answered(self) -> Request:
+        """Return the request as it was answered: the answered model and tier are what is billed."""
+        answer, request = self.answer, self.request
+        if answer.model is None and answer.service_tier is None:
+            return request
+        params = request.params
+        if answer.service_tier is not None:
+            params = {**params, "service_tier": answer.service_tier}
+        return Request(
+            provider=request.provider,
+            endpoint=request.endpoint,
+            operation=request.operation,
+            model=answer.model or request.model,
+            params=params,
+            streamed=request.streamed,
+            base_url=request.base_url,
+            attributes=request.attributes,
+        )
+
+    def _record(self, status: CallStatus, error: str | None, duration_s: float, cost: Cost | None) -> Record:
+        answer, request, span = self.answer, self.request, self._span
+        context = None if span is None else span.get_span_context()
+        parent = getattr(span, "parent", None)
+        return Record(
+            id=f"{_prefix}{next(_numbers)}",
+            provider=request.provider,
+            endpoint=request.endpoint,
+            operation=request.operation,
+            model=answer.model or request.model,
+            requested_model=request.model,
+            status=status,
+            error=error,
+            started_at=datetime.fromtimestamp(self._started_at / 1e9, UTC),
+            duration_s=duration_s,
+            time_to_first_chunk_s=self._first_chunk_s,
+            streamed=request.streamed,
+            service_tier=answer.service_tier,
+            usage=answer.usage,
+            cost=cost,
+            trace_id=None if context is None else format(context.trace_id, "032x"),
+            span_id=None if context is None else format(context.span_id, "016x"),
+            parent_id=None if parent is None else format(parent.span_id, "016x"),
+            request_id=answer.request_id,
+            attributes=self._facts(),
+        )
+
+    def _facts(self) -> dict[str, Any]:
+        """Return what a record says beside its fields: the user's attributes, and the rest of what the answer told."""
+        answer, hold = self.answer, self._hold
+        facts: dict[str, Any] = dict(self.request.attributes)
+        if answer.response_id is not None:
+            facts[names.RESPONSE_ID] = answer.response_id
+        if answer.finish_reasons:
+            facts[names.FINISH_REASONS] = answer.finish_reasons
+        if answer.http_status is not None:
+            facts[names.HTTP_STATUS] = answer.http_status
+        if answer.fingerprint is not None:
+            facts[names.FINGERPRINT] = answer.fingerprint
+        if self._operations:
+            facts[names.OPERATIONS] = self._operations
+        if hold is not None and hold.tokens is not None:
+            facts[names.CLAMPED] = self.output_limit
+        if self._waited_s:
+            facts[names.WAITED] = self._waited_s
+        return facts
+
+    def _settle(self, record: Record) -> None:
+        charge = NONE if record.cost is None else record.cost.total
+        if record.cost is None or FROM_STREAM in record.cost.caveats:
+            charge = self._charge_of_the_unseen(charge)
+        if self._hold is not None:
+            desk.settle(self._hold, charge)
+        elif charge:
+            desk.spend(tuple(t._account for t in self._trackers), charge)
+        for tracker in self._trackers:
+            _guard.guarded("budget", tracker.book, record, charge, self._operations)
+
+    def _charge_of_the_unseen(self, estimate: Decimal) -> Decimal:
+        """Return what a call whose cost nobody told costs its budgets: an estimate, or all that was held for it."""
+        if self._hold is None:
+            return estimate
+        if any(t.unseen_usage == "hold" for t in self._trackers):
+            return self._hold.amount
+        usage = self.answer.usage
+        rate = max((t.unknown_price for t in self._trackers if isinstance(t.unknown_price, Decimal)), default=None)
+        if usage is not None and rate is not None:
+            return ((usage.input_tokens or 0) + (usage.output_tokens or 0)) * rate / MILLION
+        return estimate
+
+    def _end_span(self, record: Record) -> None:
+        span = self._span
+        if span is None:
+            return
+        if span.is_recording():
+            said = dict(record.attributes)
+            said[names.RECORD_ID] = record.id
+            said[names.STATUS] = record.status
+            if record.model is not None:
+                said[names.RESPONSE_MODEL] = record.model
+            if record.service_tier is not None:
+                said[names.RESPONSE_TIER] = record.service_tier
+            if record.request_id is not None:
+                said[names.REQUEST_ID] = record.request_id
+            if record.time_to_first_chunk_s is not None:
+                said[names.FIRST_CHUNK] = record.time_to_first_chunk_s
+            if record.usage is not None:
+                names.of_usage(record.usage, said)
+            if record.cost is not None:
+                names.of_cost(record.cost, said)
+            if self._content is not None:
+                said.update(_guard.guarded("redact", self._recorded_content) or {})
+            if record.error is not None:
+                said[names.ERROR_TYPE] = record.error
+            span.set_attributes(said)
+            if record.status in ("error", "refused"):
+                span.set_status(Status(StatusCode.ERROR, record.error))
+        span.end()
+
+    def _recorded_content(self) -> Mapping[str, Any]:
+        """Return prompt and answer as they may be recorded: through every `redact` hook, or not at all if one fails."""
+        import json
+
+        content = {"input": self._content, "output": self.answer.content}
+        for name, function, wanted in self._plugins.callers("redact"):
+            facts = {"request": self.request, "content": content}
+            content = function(*(facts[w] for w in wanted))
+            if content is None:
+                _guard.say_once(f"redact {name}", "plugin %r: redact returned None, so the content is dropped", name)
+                return {}
+        found = {names.INPUT_MESSAGES: content.get("input"), names.OUTPUT_MESSAGES: content.get("output")}
+        return {k: json.dumps(v, ensure_ascii=False, default=str) for k, v in found.items() if v is not None}
+
+
+#: Exceptions after which nobody knows whether the provider worked, and will bill: the request had left.
+_MAYBE_BILLED = frozenset({"APITimeoutError", "CancelledError", "KeyboardInterrupt"})
+
+
+def _after_fork() -> None:
+    global _prefix, _ending
+    _prefix, _ending = f"call_{secrets.token_hex(6)}_", threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,234 @@
+"""From an ended span to an exporter: OpenTelemetry's batch processor, with every span counted and every wait bounded."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+from rlm_obs import _guard
+from rlm_obs._plugins import Plugins
+from rlm_obs._settings import Settings, near
+from rlm_obs.errors import ConfigError
+
+
+class _Counted(SpanExporter):
+    """Stands before an exporter and tells its pipeline what became of each batch."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        pipeline = self._pipeline
+        pipeline.move(len(spans), "waiting", "sending")
+        result = _guard.guarded(f"exporter {pipeline.name}", pipeline.exporter.export, spans)
+        pipeline.move(len(spans), "sending", "sent" if result is SpanExportResult.SUCCESS else "failed")
+        return result or SpanExportResult.FAILURE
+
+    def shutdown(self) -> None:
+        _guard.guarded(f"exporter {self._pipeline.name}", self._pipeline.exporter.shutdown)
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        return bool(_guard.guarded(f"exporter {self._pipeline.name}", self._pipeline.exporter.force_flush, timeout_millis))
+
+
+class Pipeline(SpanProcessor):
+    """One exporter with its own bounded queue and thread, so that a hanging one delays nobody.
+
+    Queue, batches and delay are `OTEL_BSP_*`; an exporter's `delay_s` attribute asks for a shorter delay.
+    """
+
+    def __init__(self, name: str, exporter: SpanExporter) -> None:
+        self.name, self.exporter = name, exporter
+        delay_s = getattr(exporter, "delay_s", None)
+        self._batches = BatchSpanProcessor(
+            _Counted(self),
+            schedule_delay_millis=None if delay_s is None or "OTEL_BSP_SCHEDULE_DELAY" in os.environ else delay_s * 1000,
+        )
+        self._room = self._batches._batch_processor._max_queue_size
+        self._lock = threading.Lock()
+        self._flusher: threading.Thread | None = None
+        self.counts = dict.fromkeys(("waiting", "sending", "sent", "failed", "queue full", "shut down"), 0)
+        self._failed_before = 0
+        self._closed = False
+        _pipelines.add(self)
+        _watch_exit()
+
+    def move(self, spans: int, source: str, to: str) -> None:
+        """Count `spans` spans as gone from one state to another."""
+        with self._lock:
+            self.counts[source] -= spans
+            self.counts[to] += spans
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if span.context is None or not span.context.trace_flags.sampled:
+            return
+        with self._lock:
+            lost = "shut down" if self._closed else "queue full" if self.counts["waiting"] >= self._room else None
+            self.counts[lost or "waiting"] += 1
+        if lost is None:
+            self._batches.on_end(span)
+        else:
+            _guard.say_once(
+                f"{id(self)} {lost}",
+                "exporter %r: spans are dropped (%s); logged once, counted in rlm_obs.stats()",
+                self.name,
+                lost,
+            )
+
+    def flush(self, timeout_s: float) -> bool:
+        """Send what is queued; True if, within `timeout_s`, all of it was accepted and nothing failed since the last flush."""
+        if self._closed:
+            return self._all_sent()
+        flusher = self._flusher
+        if flusher is None or not flusher.is_alive():
+            flusher = threading.Thread(target=self._flush, name="rlm_obs-flush", daemon=True)
+            self._flusher = flusher
+            flusher.start()
+        flusher.join(timeout_s)
+        return not flusher.is_alive() and self._all_sent()
+
+    def _flush(self) -> None:
+        self._batches.force_flush()
+        _guard.guarded(f"exporter {self.name}", self.exporter.force_flush)
+
+    def _all_sent(self) -> bool:
+        with self._lock:
+            clean = self.counts["failed"] == self._failed_before
+            self._failed_before = self.counts["failed"]
+            return clean and not self.counts["waiting"] and not self.counts["sending"]
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        return self.flush(timeout_millis / 1000)
+
+    def close(self, timeout_s: float) -> bool:
+        """Send what is queued, within `timeout_s`, and stop; what could not be sent is counted. True if nothing was lost."""
+        with self._lock:
+            if self._closed:
+                return True
+            self._closed = True
+        self._batches._batch_processor.shutdown(timeout_millis=int(timeout_s * 1000))
+        with self._lock:
+            self.counts["shut down"] += self.counts["waiting"] + self.counts["sending"]
+            self.counts["waiting"] = self.counts["sending"] = 0
+            lost = sum(self.counts[why] for why in ("failed", "queue full", "shut down"))
+        _pipelines.discard(self)
+        if lost:
+            _guard.log.warning("exporter %r: %d spans were not delivered (%s)", self.name, lost, self.losses())
+        return not lost
+
+    def shutdown(self) -> None:
+        self.close(_exit_timeout_s)
+
+    def losses(self) -> dict[str, int]:
+        """Return how many spans were lost, by reason."""
+        return {why: n for why in ("failed", "queue full", "shut down") if (n := self.counts[why])}
+
+    def stats(self) -> dict[str, Any]:
+        """Return how many spans are queued, sent and dropped (by reason), JSON-ready."""
+        with self._lock:
+            queued = self.counts["waiting"] + self.counts["sending"]
+            return {"exporter": self.name, "queued": queued, "sent": self.counts["sent"], "dropped": self.losses()}
+
+    def after_fork(self) -> None:
+        """Start anew in a forked child: what was queued belongs to the parent, which sends it."""
+        self._lock = threading.Lock()
+        self._flusher = None
+        self.counts = dict.fromkeys(self.counts, 0)
+        self._failed_before = 0
+
+
+def build_pipelines(wanted: Iterable[str | SpanExporter], plugins: Plugins, settings: Settings) -> list[Pipeline]:
+    """Return a running pipeline for each exporter, given by name or as an object.
+
+    Raises ConfigError for an unknown name (with the near ones), and for an object that cannot export.
+    """
+    if isinstance(wanted, str) or not isinstance(wanted, Iterable):
+        raise ConfigError(f"exporters={wanted!r}: give a list, such as exporters=['console']")
+    offered = plugins.collect("register_exporters")
+    built: list[tuple[str, SpanExporter]] = []
+    for one in wanted:
+        if not isinstance(one, str):
+            if not callable(getattr(one, "export", None)) or isinstance(one, type):
+                raise ConfigError(f"exporters: {one!r} is no exporter: give a name, or an OpenTelemetry SpanExporter object")
+            built.append((type(one).__name__, one))
+        elif one in offered:
+            built.append((one, offered[one](settings)))
+        else:
+            raise ConfigError(f"exporters: there is no exporter {one!r}{near(one, offered)}")
+    return [Pipeline(name, exporter) for name, exporter in built]
+
+
+def flush_all(pipelines: Iterable[Pipeline], timeout_s: float) -> bool:
+    """Flush several pipelines within one `timeout_s`; True if all of them delivered everything."""
+    ends = time.monotonic() + timeout_s
+    waiting = list(pipelines)
+    for pipeline in waiting:
+        pipeline.flush(0)  # start all of them, then wait for each
+    return all([pipeline.flush(max(0.0, ends - time.monotonic())) for pipeline in waiting])
+
+
+def close_all(pipelines: Iterable[Pipeline], timeout_s: float) -> bool:
+    """Close several pipelines within one `timeout_s`; each gets a fair share of what is left, so none starves another."""
+    ends = time.monotonic() + timeout_s
+    waiting = list(pipelines)
+    share = range(len(waiting), 0, -1)
+    return all([p.close(max(0.0, ends - time.monotonic()) / left) for p, left in zip(waiting, share, strict=True)])
+
+
+_pipelines: weakref.WeakSet[Pipeline] = weakref.WeakSet()
+_exit_timeout_s = 5.0
+_watching = False
+_anchor = threading.Event()  # any weakly referable object: multiprocessing keys its after-fork calls by it
+
+
+def every_pipeline() -> list[Pipeline]:
+    """Return the pipelines of this process that are not closed."""
+    return list(_pipelines)
+
+
+def bound_exit(timeout_s: float) -> None:
+    """Set the longest that the end of the program waits for all exporters together."""
+    global _exit_timeout_s
+    _exit_timeout_s = timeout_s
+
+
+def at_exit() -> None:
+    """Deliver what is queued within the bound; registered for the end of the program, however it comes."""
+    close_all(every_pipeline(), _exit_timeout_s)
+
+
+def _watch_exit() -> None:
+    global _watching
+    if not _watching:
+        _watching = True
+        atexit.register(at_exit)
+        _watch_multiprocessing()
+
+
+def _watch_multiprocessing() -> None:
+    """A child of multiprocessing ends by os._exit, past atexit: hook into the list of its own that it does run."""
+    util: Any = sys.modules.get("multiprocessing.util")
+    process: Any = sys.modules.get("multiprocessing.process")
+    if util is not None and process is not None and process.parent_process() is not None:
+        util.Finalize(None, at_exit, exitpriority=10)
+
+
+def _after_fork() -> None:
+    for pipeline in every_pipeline():
+        pipeline.after_fork()
+    util: Any = sys.modules.get("multiprocessing.util")
+    if _watching and util is not None:  # multiprocessing clears its list first, then runs what is registered here
+        util.register_after_fork(_anchor, lambda _: util.Finalize(None, at_exit, exitpriority=10))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,1 @@
+"""Instrumentors: the gate that every call passes, the watch on its answer, and a reader per SDK."""

@@ -1,0 +1,205 @@
+"""The gate: one wrapt patch on an SDK's `request`, which every call passes. It knows no provider; a reader does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import wrapt
+from opentelemetry import context as otel
+
+from rlm_obs import _guard, _runtime
+from rlm_obs._call import Answer, Call, Needs
+from rlm_obs._instrument.watch import Watch, leaving
+from rlm_obs._record import Request
+from rlm_obs._runtime import InForce
+from rlm_obs._settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a reader has read of one request: the facts, what it may cost, and whether to ask the stream for its usage."""
+
+    request: Request
+    needs: Needs
+    content: Any = None
+    ask_usage: bool = False
+
+
+class Reader(Protocol):
+    """The pure functions that know one SDK's shapes."""
+
+    #: A stream event that holds none of these says nothing about usage, model or end, and is not parsed.
+    signs: tuple[bytes, ...]
+
+    def read(self, client: Any, options: Any, stream: bool, awaits: bool, holds: InForce) -> Asked | None:
+        """Read a request; None for an endpoint that costs nothing, which passes straight through."""
+
+    def change(self, options: Any, asked: Asked, output_limit: int | None) -> Any:
+        """Return a changed copy of the options: a lower output limit, the usage asked for. Never the user's own object."""
+
+    def answered(self, answer: Any, into: Answer) -> None:
+        """Take from a whole answer (an object of the SDK, or its JSON) what it says."""
+
+    def event(self, event: Any, into: Answer) -> bool:
+        """Take from one stream event what it says; True if it is the last one."""
+
+    def only_usage(self, event: Any) -> bool:
+        """Tell whether an event carries the usage and nothing for the user."""
+
+
+class Gate:
+    """Patches `request` of the classes of one SDK; `uninstall` leaves each class exactly as it was."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self._patched: list[tuple[type, Any, Any]] = []
+
+    def install(self, cls: type, *, awaits: bool) -> None:
+        """Wrap `cls.request`; a second time it does nothing."""
+        if any(owner is cls for owner, *_ in self._patched):
+            return
+        own = cls.__dict__.get("request")  # None: it is inherited, and is so again afterwards
+        wrapper = wrapt.FunctionWrapper(cls.request, self._request_async if awaits else self._request)  # type: ignore[attr-defined]
+        setattr(cls, "request", wrapper)  # noqa: B010
+        self._patched.append((cls, own, wrapper))
+
+    def uninstall(self) -> None:
+        """Take our wrapper away, and only ours: a wrapper that somebody put over it stays, and loses ours from under it."""
+        while self._patched:
+            cls, own, wrapper = self._patched.pop()
+            outer = cls.__dict__.get("request")
+            if outer is wrapper:
+                if own is None:
+                    delattr(cls, "request")
+                else:
+                    setattr(cls, "request", own)  # noqa: B010
+                continue
+            while outer is not None and getattr(outer, "__wrapped__", None) is not wrapper:
+                outer = getattr(outer, "__wrapped__", None)
+            if outer is not None:
+                outer.__wrapped__ = wrapper.__wrapped__
+            else:
+                _guard.log.warning("%s.request was replaced by somebody else; it was left as it is", cls.__name__)
+
+    def _request(self, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        holds = _runtime.in_force()
+        passing = None if holds is None else _guard.guarded("gate", self._begin, client, args, kwargs, holds, False)
+        if passing is None:
+            return wrapped(*args, **kwargs)
+        call = passing.call
+        try:
+            waiting = _guard.guarded("budget", call.admit)
+            if waiting is not None:
+                call.granted(waiting.wait(call.wait_s))
+            args, kwargs = passing.sent(args, kwargs)
+            context = call.start()
+            token = None if context is None else otel.attach(context)
+            try:
+                result = wrapped(*args, **kwargs)
+            finally:
+                if token is not None:
+                    otel.detach(token)
+        except BaseException as error:
+            call.fail(error)
+            raise
+        passing.answered(result)
+        return result
+
+    async def _request_async(
+        self, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        holds = _runtime.in_force()
+        passing = None if holds is None else _guard.guarded("gate", self._begin, client, args, kwargs, holds, True)
+        if passing is None:
+            return await wrapped(*args, **kwargs)
+        call = passing.call
+        try:
+            waiting = _guard.guarded("budget", call.admit)
+            if waiting is not None:
+                call.granted(await waiting.wait_async(call.wait_s))
+            args, kwargs = passing.sent(args, kwargs)
+            context = call.start()
+            token = None if context is None else otel.attach(context)
+            try:
+                result = await wrapped(*args, **kwargs)
+            finally:
+                if token is not None:
+                    otel.detach(token)
+        except BaseException as error:
+            call.fail(error)
+            raise
+        passing.answered(result)
+        return result
+
+    def _begin(
+        self, client: Any, args: tuple[Any, ...], kwargs: dict[str, Any], holds: InForce, awaits: bool
+    ) -> Passing | None:
+        options = args[1] if len(args) > 1 else kwargs["options"]
+        stream = bool(kwargs.get("stream", False))
+        asked = self.reader.read(client, options, stream, awaits, holds)
+        if asked is None:
+            return None
+        call = holds.call(asked.request, asked.needs, asked.content)
+        return Passing(self.reader, call, asked, options, stream, awaits, holds.runtime.settings)
+
+
+@dataclass(slots=True)
+class Passing:
+    """One call on its way through the gate: what was asked, and what becomes of its answer."""
+
+    reader: Reader
+    call: Call
+    asked: Asked
+    options: Any
+    stream: bool
+    awaits: bool
+    settings: Settings
+
+    def sent(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments to go on with; the user's own unless the call has to be changed."""
+        limit = self.call.output_limit
+        if limit is not None or self.asked.ask_usage:
+            changed = _guard.guarded("gate", self.reader.change, self.options, self.asked, limit)
+            if changed is not None:
+                if len(args) > 1:
+                    args = (args[0], changed, *args[2:])
+                else:
+                    kwargs = {**kwargs, "options": changed}
+        if self.stream and kwargs.get("stream_cls") is not None:
+            watched = _guard.guarded("gate", leaving, kwargs["stream_cls"])
+            if watched is not None:
+                kwargs = {**kwargs, "stream_cls": watched}
+        return args, kwargs
+
+    def answered(self, result: Any) -> None:
+        """End the call, or watch its answer until it ends; the user's object is handed on as it is."""
+        if not _guard.guarded("gate", self._answered, result):
+            self.call.finish()  # what could not be read is a call all the same
+
+    def _answered(self, result: Any) -> bool:
+        call, answer = self.call, self.call.answer
+        response = _response_of(result)
+        if response is not None:
+            answer.http_status = getattr(response, "status_code", None)
+            answer.request_id = response.headers.get("x-request-id")
+            if self.stream or not response.is_closed:
+                Watch.over(response, self)
+                return True
+            if "json" in response.headers.get("content-type", ""):
+                self.reader.answered(response.json(), answer)
+        else:
+            answer.http_status = 200
+            answer.request_id = getattr(result, "_request_id", None)
+            self.reader.answered(result, answer)
+        call.finish()
+        return True
+
+
+def _response_of(result: Any) -> Any:
+    """Return the HTTP response behind a result: of a stream, of a raw or binary answer, or itself; None for parsed data."""
+    for found in (getattr(result, "http_response", None), getattr(result, "response", None), result):
+        if hasattr(found, "is_closed") and hasattr(found, "headers") and hasattr(found, "iter_bytes"):
+            return found
+    return None

@@ -1,0 +1,305 @@
+"""The watch on a streamed answer: sees the bytes as they pass to the user, and ends the call when the response ends.
+
+It shadows `iter_bytes` and `close` on the one response object, below the SDK's stream: whatever reads the response (the
+stream, `iter_lines`, `read`, a library) passes it, and the user keeps the SDK's own objects. Nothing is read ahead.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import types
+import weakref
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Any
+
+from rlm_obs import _guard
+from rlm_obs._instrument import lost
+
+if TYPE_CHECKING:
+    from rlm_obs._instrument.gate import Passing
+
+MOST_JSON_BYTES = 32_000_000  # a plain answer that is read as a stream is kept up to here, to read its usage at the end
+MOST_EVENT_BYTES = 4_000_000  # an event without an end is not waited for beyond this
+SEPARATORS = (b"\n\n", b"\r\n\r\n", b"\r\r")
+
+
+class Watch:
+    """One response under watch. The response holds it, never the other way round, so that both die together."""
+
+    def __init__(self, response: Any, passing: Passing) -> None:
+        self._call, self._reader, self._awaits = passing.call, passing.reader, passing.awaits
+        self._response = weakref.ref(response)
+        self._type = type(response)
+        kind = response.headers.get("content-type", "")
+        self._events = passing.stream or "event-stream" in kind
+        self._json = not self._events and "json" in kind
+        self._hides_usage = passing.asked.ask_usage
+        self._keeps_all = passing.asked.content is not None
+        self._inside = False
+        self._left = False
+        self._tail = b""
+        self._body: list[bytes] | None = []
+        self._body_size = self._count = self._size = self._envelope = 0
+
+    @classmethod
+    def over(cls, response: Any, passing: Passing) -> None:
+        """Put a response under watch."""
+        watch = cls(response, passing)
+        shadows = response.__dict__
+        if passing.awaits:
+            shadows["aiter_bytes"], shadows["aclose"] = watch._aiter_bytes, watch._aclose
+        else:
+            shadows["iter_bytes"], shadows["close"] = watch._iter_bytes, watch._close
+        shadows["_rlm_obs_watch"] = watch
+        lost.lost.start()
+
+    def __del__(self) -> None:
+        if not self._call.ended:
+            self._tell()
+            lost.lost.gone(self._call)
+
+    # -- what stands in the response's place; the two colours differ by `await` alone --------------------------------
+
+    def _iter_bytes(self, chunk_size: int | None = None) -> Iterator[bytes]:
+        response = self._response()
+        try:
+            self._inside = True
+            for data in self._type.iter_bytes(response, chunk_size):
+                self._inside = False
+                passed = self._see(data)
+                if passed:
+                    yield passed
+                self._inside = True
+            rest = self._eof()
+            if rest:
+                yield rest
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self._end(error)
+            raise
+        finally:
+            self._inside = False
+
+    async def _aiter_bytes(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
+        response = self._response()
+        try:
+            self._inside = True
+            async for data in self._type.aiter_bytes(response, chunk_size):
+                self._inside = False
+                passed = self._see(data)
+                if passed:
+                    yield passed
+                self._inside = True
+            rest = self._eof()
+            if rest:
+                yield rest
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self._end(error)
+            raise
+        finally:
+            self._inside = False
+
+    def _close(self) -> None:
+        error = sys.exception()
+        try:
+            self._type.close(self._response())
+        finally:
+            self._closed(error)
+
+    async def _aclose(self) -> None:
+        error = sys.exception()
+        try:
+            await self._type.aclose(self._response())
+        finally:
+            self._closed(error)
+
+    # -- what passes -------------------------------------------------------------------------------------------------
+
+    def _see(self, data: bytes) -> bytes:
+        """Look at what has arrived and return what the user gets of it: all, but a usage event that only we asked for."""
+        self._left = False
+        if not self._events:
+            self._keep(data)
+            return data
+        if self._hides_usage:
+            whole, self._tail = _whole_events(self._tail + data if self._tail else data)
+            found = _guard.guarded("stream", self._look, whole)
+            return whole if found is None else found
+        whole, self._tail = _whole_events(self._tail + data if self._tail else data)
+        _guard.guarded("stream", self._look, whole)
+        return data
+
+    def _look(self, whole: bytes) -> bytes:
+        if not whole:
+            return whole
+        first = not self._size
+        self._size += len(whole)
+        self._count += whole.count(b"data:")
+        if first:
+            if not self._count:
+                self._size = 0  # a comment to keep the line alive
+                return whole
+            self._call.first_chunk()
+        elif not self._keeps_all:
+            for sign in self._reader.signs:
+                if sign in whole:
+                    break
+            else:
+                return whole
+        return self._read_events(whole, first)
+
+    def _read_events(self, whole: bytes, first: bool) -> bytes:
+        """Read the events that say something, and return all of them but the one that only we asked for."""
+        kept: list[bytes] = []
+        for event in _split(whole):
+            kept.append(event)
+            if first:
+                first, self._envelope = False, len(event)
+            elif not self._keeps_all and not any(sign in event for sign in self._reader.signs):
+                continue
+            data = _data_of(event)
+            if data.startswith(b"[DONE]"):
+                self._end(None, complete=True)
+                continue
+            said = _parsed(data)
+            if said is None:
+                continue
+            if self._hides_usage and self._reader.only_usage(said):
+                kept.pop()
+            if self._reader.event(said, self._call.answer):
+                self._end(None, complete=True)
+        return b"".join(kept)
+
+    def _keep(self, data: bytes) -> None:
+        self._call.first_chunk()
+        if self._json and self._body is not None:
+            self._body.append(data)
+            self._body_size += len(data)
+            if self._body_size > MOST_JSON_BYTES:
+                self._body = None
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def _eof(self) -> bytes:
+        """The answer has been read to its end: return what was held back of it."""
+        rest, self._tail = self._tail, b""
+        if rest and self._events:
+            found = _guard.guarded("stream", self._look, rest)
+            rest = found if self._hides_usage and found is not None else rest if self._hides_usage else b""
+        elif self._json and self._body:
+            said = _parsed(b"".join(self._body))
+            if said is not None:
+                _guard.guarded("stream", self._reader.answered, said, self._call.answer)
+        self._end(None, complete=True)
+        return rest
+
+    def _closed(self, error: BaseException | None) -> None:
+        if self._inside:
+            return  # the response closes itself behind its last byte, which is still to be seen
+        self._end(error if isinstance(error, Exception) else None)
+
+    def _end(self, error: BaseException | None, *, complete: bool = False) -> None:
+        if self._call.ended:
+            return
+        self._tell()
+        if error is not None:
+            self._call.fail(error)
+        elif complete:
+            self._call.finish()
+        else:
+            self._call.abort()
+        self._unshadow()
+
+    def _tell(self) -> None:
+        """Say how much text has come, as tokens: one an event, or more where events carry more than the first one did."""
+        if self._events:
+            extra = max(0, self._size - self._count * self._envelope) // 4
+            self._call.answer.streamed_tokens = max(self._count - 1, extra, 0)
+
+    def _unshadow(self) -> None:
+        response = self._response()
+        if response is not None:
+            for name in ("iter_bytes", "aiter_bytes", "close", "aclose", "_rlm_obs_watch"):
+                response.__dict__.pop(name, None)
+
+    # -- left by `break` ---------------------------------------------------------------------------------------------
+
+    def leave(self) -> None:
+        """The user's loop has left the stream, maybe for good."""
+        if not self._call.ended:
+            self._left = True
+            lost.lost.left(self)
+
+    def end_if_left(self) -> None:
+        """End the call if nobody has taken the stream up again."""
+        if self._left:
+            self._end(None)
+
+
+def _whole_events(data: bytes) -> tuple[bytes, bytes]:
+    """Split into whole events and the beginning of the next one."""
+    if data.endswith(SEPARATORS):
+        return data, b""
+    end = max((data.rfind(s) + len(s) for s in SEPARATORS if s in data), default=0)
+    if not end and len(data) > MOST_EVENT_BYTES:
+        return data, b""
+    return data[:end], data[end:]
+
+
+def _split(whole: bytes) -> list[bytes]:
+    """Return the events of `whole`, each with its separator."""
+    events, start = [], 0
+    while start < len(whole):
+        ends = [(at + len(s)) for s in SEPARATORS if (at := whole.find(s, start)) >= 0]
+        end = min(ends, default=len(whole))
+        events.append(whole[start:end])
+        start = end
+    return events
+
+
+def _data_of(event: bytes) -> bytes:
+    lines = [line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:")]
+    return lines[0] if len(lines) == 1 else b"\n".join(lines)
+
+
+def _parsed(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError:
+        return None  # the SDK will say so to the user
+
+
+@functools.lru_cache(maxsize=256)
+def leaving(cls: Any) -> Any:
+    """Return a subclass of a stream class (or of its alias `Stream[X]`) that tells its watch when a loop has left it."""
+    origin = getattr(cls, "__origin__", cls)
+
+    def __iter__(self: Any) -> Iterator[Any]:
+        try:
+            yield from origin.__iter__(self)
+        except GeneratorExit:
+            _guard.guarded("stream", _leave, self)
+            raise
+
+    async def __aiter__(self: Any) -> AsyncIterator[Any]:
+        try:
+            async for item in origin.__aiter__(self):
+                yield item
+        except GeneratorExit:
+            _guard.guarded("stream", _leave, self)
+            raise
+
+    body = {"__iter__": __iter__} if hasattr(origin, "__iter__") else {"__aiter__": __aiter__}
+    named = {**body, "__module__": origin.__module__, "__qualname__": origin.__qualname__, "__doc__": origin.__doc__}
+    return types.new_class(origin.__name__, (cls,), {}, lambda space: space.update(named))
+
+
+def _leave(stream: Any) -> None:
+    watch = getattr(stream, "response", None).__dict__.get("_rlm_obs_watch")
+    if watch is not None:
+        watch.leave()

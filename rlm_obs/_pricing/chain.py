@@ -1,0 +1,49 @@
+"""Asks every source of prices in turn: the user, the plugins, the built-in list; and says so when none knows."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from rlm_obs._guard import say_once
+from rlm_obs._pricing import plugin
+from rlm_obs._record import Cost, Request, Usage
+
+if TYPE_CHECKING:
+    from rlm_obs._plugins import Plugins
+
+#: After so many unknown models nothing more is said: made-up names shall fill neither log nor memory.
+MOST_SAID = 256
+
+
+class Chain:
+    """The prices of a process. Raises ConfigError where the settings' `prices` or `hosts` are wrong."""
+
+    def __init__(self, plugins: Plugins) -> None:
+        plugin.use(plugins.settings)
+        self._plugins = plugins
+        self._said: set[tuple[str, str]] = set()
+
+    def price(self, request: Request, usage: Usage) -> Cost | None:
+        """Return the first answer of the `price` hooks, or None: then a log line, once per model, says how to price it."""
+        cost: Cost | None = self._plugins.first("price", request=request, usage=usage)
+        if cost is None and usage.to_dict():
+            self._say(request)
+        return cost
+
+    def _say(self, request: Request) -> None:
+        model = request.model
+        if not model or (request.provider, model) in self._said or len(self._said) >= MOST_SAID:
+            return
+        self._said.add((request.provider, model))
+        tier = request.params.get("service_tier")
+        say_once(
+            f"no price {request.provider} {model}",
+            "no price is known for %r (%s%s): its calls cost an unknown amount, which is not 0. "
+            "Give it in the file that RLM_OBS_PRICES names, in US dollars per million tokens:\n[%s]\n%s",
+            model,
+            request.provider,
+            f", service tier {tier!r}" if isinstance(tier, str) else "",
+            json.dumps(model, ensure_ascii=False),  # a TOML key in quotes
+            "input = 1.00, output = 4.00".replace(", ", "\n"),
+        )

@@ -1,0 +1,233 @@
+"""The built-in prices: finds a model in genai-prices' data once, and keeps its rates."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from rlm_obs._pricing import matching
+from rlm_obs._pricing.parts import EXACT
+from rlm_obs._pricing.rates import Rates
+
+if TYPE_CHECKING:
+    from genai_prices.data_snapshot import DataSnapshot
+    from genai_prices.types import ModelInfo, ModelPrice, Provider
+
+#: The most answers that are kept; past it all are forgotten, so a flood of made-up names costs no memory.
+MOST = 4096
+LONGEST_NAME = 200
+#: What providers call their standard tier. Each other one needs a price of its own in the data.
+STANDARD = frozenset({None, "", "auto", "default", "standard", "on_demand"})
+#: OpenTelemetry's names of providers -> genai-prices' ids, where they are not the same.
+IDS = {
+    "aws.bedrock": "aws",
+    "azure.ai.inference": "azure",
+    "azure.ai.openai": "azure",
+    "gcp.gemini": "google",
+    "gcp.gen_ai": "google",
+    "gcp.vertex_ai": "google",
+    "mistral_ai": "mistral",
+    "moonshot_ai": "moonshotai",
+    "x_ai": "x-ai",
+}
+WEEKEND = "peak rate taken, weekends may be cheaper"
+FINE_TUNED_CACHE = "the cached rate of fine-tuned models is not in the price list; the input rate is taken"
+#: genai-prices' price keys -> ours; each is given per this many units.
+KEYS = {
+    "input_mtok": "input",
+    "cache_read_mtok": "cached_input",
+    "cache_write_mtok": "cache_write",
+    "output_mtok": "output",
+    "output_reasoning_mtok": "reasoning",
+    "input_audio_mtok": "input_audio",
+    "cache_audio_read_mtok": "cached_audio",
+    "output_audio_mtok": "output_audio",
+    "input_image_mtok": "input_image",
+    "cache_image_read_mtok": "cached_image",
+    "output_image_mtok": "output_image",
+    "input_mchars": "character",
+}
+TOOLS = {
+    "web_searches_kcount": "web_search",
+    "storage_searches_kcount": "file_search",
+    "social_searches_kcount": "x_search",
+    "code_executions_kcount": "code_interpreter",
+}
+MILLION, THOUSAND = Decimal(1_000_000), Decimal(1_000)
+
+_lock = threading.Lock()
+_get_snapshot: Callable[[], DataSnapshot] | None = None
+_source = "genai-prices"
+#: The data in use and what was found in it; one pair, so that newer data never meets what was found in older.
+_kept: tuple[DataSnapshot | None, dict[tuple[str, str, str | None, int], Rates | _Clock | None]] = (None, {})
+
+
+class _Clock:
+    """A model whose price depends on the time of day: asked at each call, since no day has one price."""
+
+    __slots__ = ("context", "model", "provider")
+
+    def __init__(self, model: ModelInfo, provider: Provider, context: dict[str, str] | None) -> None:
+        self.model, self.provider, self.context = model, provider, context
+
+    def at(self, when: datetime) -> Rates | None:
+        peak = any(c is not None and _timed(c) and c.active(when) for c in _constraints(self.model))
+        caveats = (WEEKEND,) if peak and when.weekday() >= 5 else ()
+        return _rates(self.model, self.provider, self.model.get_prices(when, self.context), caveats)
+
+
+def source() -> str:
+    """Return who prices, with its version: "genai-prices 0.2.3"."""
+    _data()
+    return _source
+
+
+def resolve(provider: str, model: str, tier: str | None = None, at: datetime | None = None) -> Rates | None:
+    """Return the rates of a model at `at` (now), or None where nobody knows them.
+
+    `provider` is OpenTelemetry's name or genai-prices' id; `tier` is the answered service tier, or "batch". A tier that
+    the data does not list for this model and day is unknown: genai-prices itself takes the standard price there. So
+    is each name that is only near a listed one, see `matching.find`. One look-up per name, tier and day, then a dict.
+    """
+    when = datetime.now(UTC) if at is None else at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    if tier in STANDARD:
+        tier = None
+    data, kept = _data()
+    key = (provider, model, tier, when.toordinal())
+    try:
+        found = kept[key]
+    except KeyError:
+        if len(model) > LONGEST_NAME or len(provider) > LONGEST_NAME or len(tier or "") > LONGEST_NAME:
+            return None
+        found = _look_up(data, provider, model, tier, when)
+        if len(kept) >= MOST:
+            kept.clear()
+        kept[key] = found
+    return found.at(when) if isinstance(found, _Clock) else found
+
+
+def context_window(model: str, provider: str = "openai") -> int | None:
+    """Return the most tokens that input and output may have together, or None where the data does not say."""
+    _, found = _find(_data()[0], provider, model)
+    return None if found is None else found.context_window
+
+
+def providers() -> tuple[Provider, ...]:
+    """Return the providers of the data, in its order."""
+    return tuple(_data()[0].providers)
+
+
+def _data() -> tuple[DataSnapshot, dict[tuple[str, str, str | None, int], Rates | _Clock | None]]:
+    """Return the data in use, the program's own newer one (`genai_prices.UpdatePrices`) if it has any, and what was found.
+
+    The import takes 0.2 to 0.4 s and happens here, at the first price; its warnings do not become errors of ours.
+    """
+    global _kept
+    data = (_get_snapshot or _load())()
+    kept = _kept
+    if kept[0] is not data:
+        kept = _kept = (data, {})
+    return data, kept[1]
+
+
+def _load() -> Callable[[], DataSnapshot]:
+    global _get_snapshot, _source
+    with _lock, warnings.catch_warnings():  # the lock: two threads in catch_warnings leave the filters changed
+        warnings.simplefilter("ignore")
+        from genai_prices import __version__, data_snapshot
+
+        data_snapshot.get_snapshot()
+        _source = f"genai-prices {__version__}"
+        _get_snapshot = data_snapshot.get_snapshot
+    return _get_snapshot
+
+
+def _fresh_lock() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_fresh_lock)
+
+
+def _find(data: DataSnapshot, provider: str, model: str) -> tuple[Provider | None, ModelInfo | None]:
+    wanted = IDS.get(provider, provider).lower()
+    listed = next((p for p in data.providers if p.id == wanted), None)
+    return listed, matching.find(listed, model, data.providers) if listed else None
+
+
+def _look_up(data: DataSnapshot, provider: str, name: str, tier: str | None, when: datetime) -> Rates | _Clock | None:
+    listed, model = _find(data, provider, name)
+    if listed is None or model is None:
+        return None
+    context: dict[str, str] | None = None
+    if tier is not None:
+        # as in `ModelInfo.calc_price`: a fallback's variants are not this provider's
+        context = _variant(model, tier, when) if any(model is own for own in listed.models) else None
+        if context is None:
+            return None
+    if any(_timed(constraint) for constraint in _constraints(model)):
+        return _Clock(model, listed, context)
+    return _rates(model, listed, model.get_prices(when, context))
+
+
+def _variant(model: ModelInfo, tier: str, when: datetime) -> dict[str, str] | None:
+    """Return the price context that the data has for this tier on this day, or None: the tier's price is unknown."""
+    for variant in model.price_variants or ():
+        if variant.when in ({"service_tier": tier}, {"processing": tier}):
+            if variant.constraint is None or variant.constraint.active(when):
+                return dict(variant.when)
+    return None
+
+
+def _constraints(model: ModelInfo) -> list[Any]:
+    conditional = model.prices if isinstance(model.prices, list) else []
+    return [c.constraint for c in (*conditional, *(model.price_variants or ()))]
+
+
+def _timed(constraint: object) -> bool:
+    return hasattr(constraint, "start_time")  # genai_prices.types.TimeOfDateConstraint
+
+
+def _rates(model: ModelInfo, provider: Provider, price: ModelPrice, caveats: tuple[str, ...] = ()) -> Rates | None:
+    """Return a price of genai-prices as our Rates: its tiers are taken apart into whole price lists."""
+    prices: dict[str, Any] = {key: value for key, value in price.__dict__.items() if value is not None}
+    if not prices:
+        return Rates(input=Decimal(0), output=Decimal(0)) if matching.known_free(model) else None
+    starts = sorted({tier.start for value in prices.values() for tier in getattr(value, "tiers", ())})
+    least = 10 if provider.id == "groq" and model.id.startswith("whisper-large-v3") else 0  # ModelInfo.calc_price
+    cached = FINE_TUNED_CACHE if model.id.startswith("ft:") or ".ft-" in model.id else None
+    if "cache_read_mtok" in prices:
+        cached = None
+
+    def above(start: int, tiers: tuple[tuple[int, Rates], ...] = ()) -> Rates:
+        flat = {key: _at(value, start) for key, value in prices.items()}
+        hour = flat.get("input_audio_hours", flat.get("audio_hours"))
+        calls = flat.get("requests_kcount")
+        return Rates(
+            **{ours: EXACT.divide(flat[key], MILLION) for key, ours in KEYS.items() if key in flat},
+            audio_hour=hour,
+            per_call=None if calls is None else EXACT.divide(calls, THOUSAND),
+            tools={name: EXACT.divide(flat[key], THOUSAND) for key, name in TOOLS.items() if key in flat},
+            least_seconds=least,
+            tiers=tiers,
+            caveats=caveats,
+            cached_caveat=cached,
+        )
+
+    return above(-1, tuple((start, above(start)) for start in starts))
+
+
+def _at(price: Any, start: int) -> Decimal:
+    """Return a price just above `start` tokens of input."""
+    rate: Decimal = getattr(price, "base", price)
+    for tier in getattr(price, "tiers", ()):
+        if start >= tier.start:
+            rate = tier.price
+    return rate

@@ -1,0 +1,100 @@
+"""What one model costs, as exact Decimals per unit, and the one sum that turns a usage into a cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from rlm_obs._pricing.parts import EXACT, ZERO, in_full, own
+from rlm_obs._record import Cost, Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """What one model costs: US dollars per token, per `character`, per `audio_hour`, `per_call`, and per call of a tool.
+
+    None is "has no rate of its own": then a part of the input or output is billed as what it is part of, as
+    genai-prices does (`genai_prices/decompose.py`: a usage is billed at its most specific priced unit): cached and
+    written tokens as input, audio and images as text. `tiers` are (start, rates): the last whose start is below the
+    call's total input reprices the whole call (`genai_prices.types.TieredPrices`). `least_seconds` is the shortest
+    audio that is billed; `caveats` go onto every cost, `cached_caveat` onto those with cached input.
+    """
+
+    input: Decimal | None = None
+    cached_input: Decimal | None = None
+    cache_write: Decimal | None = None
+    output: Decimal | None = None
+    reasoning: Decimal | None = None
+    input_audio: Decimal | None = None
+    cached_audio: Decimal | None = None
+    output_audio: Decimal | None = None
+    input_image: Decimal | None = None
+    cached_image: Decimal | None = None
+    output_image: Decimal | None = None
+    character: Decimal | None = None
+    audio_hour: Decimal | None = None
+    per_call: Decimal | None = None
+    tools: Mapping[str, Decimal] = field(default_factory=dict)
+    least_seconds: int = 0
+    tiers: tuple[tuple[int, Rates], ...] = ()
+    caveats: tuple[str, ...] = ()
+    cached_caveat: str | None = None
+    hit: Decimal | None = field(init=False, repr=False, compare=False)
+    write: Decimal | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hit", own(self.cached_input, self.input))
+        object.__setattr__(self, "write", own(self.cache_write, self.input))
+
+    def cost(self, usage: Usage, source: str, caveats: tuple[str, ...] = ()) -> Cost | None:
+        """Return what `usage` costs; None where it says nothing that has a rate ("unknown" is never 0).
+
+        Counts are inclusive, so fresh input = input - cached - written - audio - images. Parts that add up to more than
+        their total cost what they say and leave nothing fresh: never a negative amount, and a caveat says so.
+        """
+        prompt, answer = usage.input_tokens, usage.output_tokens
+        if self.tiers and prompt:
+            for start, rates in reversed(self.tiers):
+                if prompt > start:
+                    return rates.cost(usage, source, caveats)
+        if (
+            prompt is None
+            or answer is None
+            or self.input is None
+            or self.output is None
+            or usage.input_audio_tokens
+            or usage.input_image_tokens
+            or usage.output_audio_tokens
+            or usage.output_image_tokens
+            or self.reasoning is not None
+            or self.per_call is not None
+            or usage.tool_calls
+            or usage.seconds is not None
+            or usage.characters is not None
+        ):
+            return in_full(self, usage, source, caveats + self.caveats)
+        hits, written = usage.cached_input_tokens or 0, usage.cache_write_tokens or 0
+        fresh = prompt - hits - written
+        if fresh < 0 or (hits and self.cached_caveat):
+            return in_full(self, usage, source, caveats + self.caveats)
+        multiply, add = EXACT.multiply, EXACT.add
+        new = total = multiply(self.input, fresh)
+        out = multiply(self.output, answer)
+        cached = write = ZERO
+        if hits:
+            cached = multiply(self.hit or ZERO, hits)
+            total = add(total, cached)
+        if written:
+            write = multiply(self.write or ZERO, written)
+            total = add(total, write)
+        return Cost(
+            total=add(total, out),
+            source=source,
+            input=new,
+            cached_input=cached,
+            cache_write=write,
+            output=out,
+            tools=ZERO,
+            caveats=caveats + self.caveats,
+        )

@@ -1,0 +1,280 @@
+"""Instrumentation: settings, plugins, tracer and the process's own cost tracker, tied together; the one global."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rlm_obs import _delivery, _guard, _scope
+from rlm_obs._call import Call, Needs
+from rlm_obs._plugins import Plugins, gates, loaded
+from rlm_obs._pricing import Chain
+from rlm_obs._record import Request
+from rlm_obs._settings import Settings, read_settings
+from rlm_obs._tracer import DEFAULT_EXPORTERS, Tracer
+from rlm_obs._tracker import CostReport, CostTracker
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+    from opentelemetry.sdk.trace.export import SpanExporter
+    from opentelemetry.trace import TracerProvider
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What every call needs of the process: its settings, its plugins, its prices."""
+
+    settings: Settings
+    plugins: Plugins
+    prices: Chain
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """What holds for one call: where it is traced, which budgets it falls under, and what it is part of."""
+
+    runtime: Runtime
+    tracer: Tracer | None
+    trackers: tuple[CostTracker, ...]
+    operations: tuple[str, ...]
+    attributes: Mapping[str, Any]
+
+    def call(self, request: Request, needs: Needs, content: Any = None) -> Call:
+        """Return the call that is about to be made."""
+        return Call(
+            request,
+            needs,
+            tracer=self.tracer,
+            trackers=self.trackers,
+            operations=self.operations,
+            plugins=self.runtime.plugins,
+            price=self.runtime.prices.price,
+            content=content,
+        )
+
+
+_runtime: Runtime | None = None
+_active: Instrumentation | None = None
+_lock = threading.RLock()
+
+
+def runtime(settings: Settings | None = None) -> Runtime:
+    """Return the process's runtime, made at the first use; anew where `settings` are given."""
+    global _runtime
+    if _runtime is None or settings is not None:
+        with _lock:
+            chosen = settings or read_settings()
+            plugins = loaded(chosen)
+            plugins.configured(chosen)
+            _runtime = Runtime(chosen, plugins, Chain(plugins))
+    return _runtime
+
+
+def in_force() -> InForce | None:
+    """Return what holds for a call made here, or None: nothing of ours does, and the call passes straight through."""
+    scope, default = _scope.current(), _scope.default
+    tracer = scope.tracer or default.tracer
+    trackers = scope.trackers
+    if default.trackers:
+        trackers = default.trackers + tuple(t for t in trackers if t not in default.trackers)
+    if tracer is None and not trackers:
+        return None
+    return InForce(_runtime or runtime(), tracer, trackers, scope.operations, scope.attributes)
+
+
+class Instrumentation:
+    """What `instrument()` has switched on, and the way to switch it off again; also a context manager."""
+
+    def __init__(self, tracer: Tracer | None, tracker: CostTracker, settings: Settings) -> None:
+        self.tracer, self.tracker, self.settings = tracer, tracker, settings
+        self._old_sigterm: Any = None
+
+    def report(self) -> CostReport:
+        """Return what the process has spent since `instrument()`."""
+        return self.tracker.get_report()
+
+    def flush(self, timeout_s: float = 5.0) -> bool:
+        """Deliver what is queued; True if, within `timeout_s`, every exporter has accepted everything."""
+        return flush(timeout_s)
+
+    def uninstrument(self) -> None:
+        """Restore the client exactly, deliver what is queued, and stop; again, it does nothing."""
+        global _active
+        with _lock:
+            if _active is not self:
+                return
+            _active = None
+            _scope.set_default(_scope.EMPTY)
+            gates.drop()
+        end_lost_streams()
+        if self.tracer is not None:
+            self.tracer.shutdown(self.settings.exit_timeout_s)
+        self._restore_sigterm()
+
+    def watch_sigterm(self) -> None:
+        """Flush on SIGTERM, then do what was installed before (or die of the signal, as without us)."""
+        self._old_sigterm = signal.getsignal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+
+    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
+        # A handler runs inside the main thread, which may hold any lock of ours: the work is done in another one.
+        flushing = threading.Thread(target=flush, args=(self.settings.exit_timeout_s,), name="rlm_obs-sigterm", daemon=True)
+        flushing.start()
+        flushing.join(self.settings.exit_timeout_s)
+        if callable(self._old_sigterm):
+            self._old_sigterm(number, frame)
+        elif self._old_sigterm is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    def _restore_sigterm(self) -> None:
+        if self._old_sigterm is not None and signal.getsignal(signal.SIGTERM) == self._on_sigterm:
+            signal.signal(signal.SIGTERM, self._old_sigterm)
+
+    def __enter__(self) -> Instrumentation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.uninstrument()
+
+    def __repr__(self) -> str:
+        return f"<Instrumentation {self.tracer!r}, {self.tracker!r}>"
+
+
+def instrument(
+    exporters: Sequence[str | SpanExporter] | None = None,
+    budget_usd: Decimal | float | str | None = None,
+    service_name: str | None = None,
+    sample_rate: float | None = None,
+    capture_content: bool | None = None,
+    tracer_provider: TracerProvider | None = None,
+    settings: Settings | Mapping[str, Any] | None = None,
+) -> Instrumentation:
+    """Trace and price every call of the OpenAI client in this process, and stop it at `budget_usd`; nothing is sent anywhere
+    but to the exporters that are named.
+
+    `exporters`: names ("console", "file", "langfuse", a plugin's) or OpenTelemetry SpanExporter objects; unset, the setting
+    `exporters`, else the program's own OpenTelemetry provider if it has one, else the console tree. `budget_usd`: US dollars
+    for all calls of the process. `sample_rate`: the share of traces kept, 0 to 1 (costs and budgets count every call).
+    `capture_content`: record prompts and answers (off). `tracer_provider`: make spans there. `settings`: any other setting.
+    Arguments win over the environment and pyproject.toml. Called again, it replaces what stood before, flushed and shut down.
+
+    Raises ConfigError for a bad value or an unknown name. Calls later raise BudgetExceeded before they would overspend.
+    """
+    global _active
+    chosen = read_settings(
+        settings,
+        budget_usd=budget_usd,
+        service_name=service_name,
+        sample_rate=sample_rate,
+        capture_content=capture_content,
+    )
+    tracker = CostTracker(
+        chosen.budget_usd,
+        alert_threshold=chosen.alert_threshold,
+        name="program",
+        unknown_price=chosen.unknown_price,
+    )
+    with _lock:
+        if _active is not None:
+            _active.uninstrument()
+        runtime(chosen)
+        tracer = _tracer(exporters, tracer_provider, chosen)
+        made = Instrumentation(tracer, tracker, chosen)
+        _delivery.bound_exit(chosen.exit_timeout_s)
+        if chosen.flush_on_sigterm:
+            made.watch_sigterm()
+        _scope.set_default(replace(_scope.EMPTY, tracer=tracer, trackers=(tracker,)))
+        gates.keep()
+        _active = made
+        return made
+
+
+def _tracer(
+    exporters: Sequence[str | SpanExporter] | None, tracer_provider: TracerProvider | None, chosen: Settings
+) -> Tracer:
+    wanted: Sequence[str | SpanExporter] | None = exporters if exporters is not None else chosen.exporters
+    if wanted is None and tracer_provider is None:
+        tracer_provider = _global_provider()
+        wanted = DEFAULT_EXPORTERS if tracer_provider is None else ()
+    return Tracer(exporters=wanted or (), tracer_provider=tracer_provider, settings=chosen)
+
+
+def _global_provider() -> TracerProvider | None:
+    """Return the OpenTelemetry provider that the program has installed, or None."""
+    from opentelemetry import trace
+
+    provider = trace._TRACER_PROVIDER  # get_tracer_provider() would install one
+    return None if provider is None or isinstance(provider, trace.NoOpTracerProvider) else provider
+
+
+def uninstrument() -> None:
+    """Undo `instrument()`: the client's classes are what they were, what is queued is delivered. Again, it does nothing."""
+    if _active is not None:
+        _active.uninstrument()
+    else:
+        gates.drop()
+
+
+def flush(timeout_s: float = 5.0) -> bool:
+    """Deliver what is queued, of every tracer; True if, within `timeout_s`, every exporter has accepted everything."""
+    end_lost_streams()
+    return _delivery.flush_all(_delivery.every_pipeline(), timeout_s)
+
+
+def report() -> CostReport:
+    """Return what the process has spent since `instrument()`; all zero if it was never called."""
+    active = _active
+    return active.report() if active is not None else CostTracker(name="program").get_report()
+
+
+def stats() -> dict[str, Any]:
+    """Return what became of the spans, for each exporter, and how often which part of ours has failed; JSON-ready."""
+    return {
+        "exporters": [pipeline.stats() for pipeline in _delivery.every_pipeline()],
+        "failures": dict(_guard.failures),
+    }
+
+
+def register_plugin(plugin: object, name: str | None = None) -> None:
+    """Add a plugin that is an object of this program (a module, an instance with `@hookimpl` methods), as if installed."""
+    loaded().register(plugin, name)
+
+
+def unregister_plugin(plugin: object) -> None:
+    """Take a plugin out that `register_plugin` has added."""
+    loaded().unregister(plugin)
+
+
+def _nothing_lost() -> None: ...
+
+
+_end_lost = _nothing_lost
+
+
+def end_lost_streams() -> None:
+    """End the calls of streams that were dropped, or left by `break`, and so settle them now."""
+    _end_lost()
+
+
+def before_flush(end_lost: Callable[[], None]) -> None:
+    """Have `end_lost` called before anything is flushed; the watch on streams sets it."""
+    global _end_lost
+    _end_lost = end_lost
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

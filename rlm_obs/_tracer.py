@@ -1,0 +1,139 @@
+"""Tracer: names spans and delivers them to exporters of its own, on an OpenTelemetry provider of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from opentelemetry import context as otel
+from opentelemetry import trace
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SpanExporter
+from opentelemetry.sdk.trace.sampling import ParentBased, Sampler, TraceIdRatioBased
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+
+from rlm_obs import _delivery, _scope
+from rlm_obs._attributes import ERROR_TYPE, ROOT
+from rlm_obs._plugins import gates, loaded
+from rlm_obs._settings import Settings, read_settings
+from rlm_obs.errors import ConfigError
+
+DEFAULT_EXPORTERS = ("console",)
+
+
+class Tracer:
+    """Make spans for your own code, and for every call of a language model inside them.
+
+    `exporter` (or several `exporters`) are names ("console", "file", "langfuse", a plugin's) or OpenTelemetry
+    SpanExporter objects; without any, the setting `exporters`, else the console. `sample_rate` is the share of traces
+    that is kept, 0 to 1 (unset: `OTEL_TRACES_SAMPLER`, else all). Each tracer delivers to its own exporters only,
+    beside any other tracer and beside `instrument()`. Raises ConfigError for a bad argument or an unknown name.
+    """
+
+    def __init__(
+        self,
+        service_name: str | None = None,
+        exporter: str | SpanExporter | None = None,
+        exporters: Sequence[str | SpanExporter] | None = None,
+        sample_rate: float | None = None,
+        *,
+        tracer_provider: trace.TracerProvider | None = None,
+        settings: Settings | Mapping[str, Any] | None = None,
+    ) -> None:
+        if exporter is not None and exporters is not None:
+            raise ConfigError("give exporter= or exporters=, not both")
+        chosen = read_settings(settings, service_name=service_name, sample_rate=sample_rate)
+        wanted: Sequence[str | SpanExporter] | None = exporters if exporter is None else (exporter,)
+        if wanted is None:
+            wanted = chosen.exporters
+        if wanted is None:
+            wanted = DEFAULT_EXPORTERS if tracer_provider is None else ()
+        self.service_name = chosen.service_name
+        self._pipelines = _delivery.build_pipelines(wanted, loaded(), chosen)
+        self._provider = self._own_provider(chosen) if tracer_provider is None else tracer_provider
+        self._owns_provider = tracer_provider is None
+        for pipeline in self._pipelines:
+            if not isinstance(self._provider, TracerProvider):
+                raise ConfigError("tracer_provider takes no exporters: give exporters=[], or an OpenTelemetry SDK provider")
+            self._provider.add_span_processor(pipeline)
+        self._tracer = self._provider.get_tracer("rlm_obs")
+
+    @staticmethod
+    def _own_provider(chosen: Settings) -> TracerProvider:
+        sampler: Sampler | None = None
+        if chosen.sample_rate is not None:
+            sampler = ParentBased(TraceIdRatioBased(chosen.sample_rate))
+        named = {} if chosen.service_name is None else {SERVICE_NAME: chosen.service_name}
+        return TracerProvider(sampler=sampler, resource=Resource.create(named), shutdown_on_exit=False)
+
+    @contextmanager
+    def span(self, name: str, attributes: Mapping[str, Any] | None = None) -> Iterator[Span]:
+        """Open a span for a block, a child of the one around it; yields the OpenTelemetry span (`set_attribute`, …).
+
+        An exception is noted by its type (never its message, which may hold prompts or keys) and raised on.
+        """
+        gates.hold()
+        span = self.start(name, attributes)
+        token = otel.attach(self.context_of(span))
+        try:
+            yield span
+        except BaseException as error:
+            note_error(span, error)
+            raise
+        finally:
+            otel.detach(token)
+            span.end()
+            gates.release()
+
+    def start(
+        self, name: str, attributes: Mapping[str, Any] | None = None, *, kind: SpanKind = SpanKind.INTERNAL
+    ) -> Span:
+        """Start a span as a child of the current one without making it current: the caller ends it.
+
+        The topmost span of this tracer in a trace is marked `rlm_obs.root`, for the exporters that draw trees.
+        """
+        scope = _scope.current()
+        first = dict(attributes) if attributes else {}
+        if scope.attributes:
+            first.update(scope.attributes)
+        if scope.tracer is not self or scope.top:
+            first[ROOT] = True
+        return self._tracer.start_span(name, kind=kind, attributes=first)
+
+    def context_of(self, span: Span) -> otel.Context:
+        """Return the context in which the code below `span` runs: the span is current, and calls go to this tracer."""
+        scope = _scope.current()
+        if scope.tracer is self and not scope.top:
+            return trace.set_span_in_context(span)
+        return trace.set_span_in_context(span, _scope.with_scope(_scope.widened(tracer=self, top=False)))
+
+    def flush(self, timeout_s: float = 5.0) -> bool:
+        """Deliver what is queued; True if, within `timeout_s`, every exporter has accepted everything."""
+        return _delivery.flush_all(self._pipelines, timeout_s)
+
+    def shutdown(self, timeout_s: float = 5.0) -> bool:
+        """Deliver what is queued within `timeout_s` and stop; spans after that are counted as dropped."""
+        return _delivery.close_all(self._pipelines, timeout_s)
+
+    def stats(self) -> list[dict[str, Any]]:
+        """Return, for each exporter, how many spans are queued, sent and dropped (by reason)."""
+        return [pipeline.stats() for pipeline in self._pipelines]
+
+    def __repr__(self) -> str:
+        return f"Tracer({self.service_name!r}, exporters={[p.name for p in self._pipelines]})"
+
+
+def create_tracer(service_name: str | None = None, **options: Any) -> Tracer:
+    """Return a `Tracer`; the same arguments."""
+    return Tracer(service_name, **options)
+
+
+def note_error(span: Span, error: BaseException) -> None:
+    """Mark a span as failed, by the exception's type alone: a message may hold a prompt or a key."""
+    if isinstance(error, GeneratorExit):
+        return
+    kind = type(error).__qualname__
+    span.set_attribute(ERROR_TYPE, kind)
+    span.set_status(Status(StatusCode.ERROR, kind))
