@@ -40,7 +40,7 @@ class CallExporter(SpanExporter, ABC):
 
     @abstractmethod
     def export_call(self, record: Record) -> None:
-        """Take one finished call (sampled ones only). What it raises is counted and logged once; the rest still come."""
+        """Take one finished call (sampled ones only). What it raises is counted, logged once; the rest still come."""
 
     def close(self) -> None:
         """Give back what the exporter holds (files, connections): called once, after the last call."""

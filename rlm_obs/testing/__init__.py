@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
-from rlm_obs.testing._answers import Answer, Seen
-from rlm_obs.testing._collect import Collected, SpanList, collect
-from rlm_obs.testing._contracts import ExporterContract
-from rlm_obs.testing._server import FakeOpenAI, fake_openai
+from typing import TYPE_CHECKING
 
-__all__ = ["Answer", "Collected", "ExporterContract", "FakeOpenAI", "Seen", "SpanList", "collect", "fake_openai"]
+from rlm_obs._lazy import lazily
+
+_HOMES = {
+    "Answer": "rlm_obs.testing._answers",
+    "Collected": "rlm_obs.testing._collect",
+    "ExporterContract": "rlm_obs.testing._contracts",
+    "FakeOpenAI": "rlm_obs.testing._server",
+    "Seen": "rlm_obs.testing._answers",
+    "SpanList": "rlm_obs.testing._collect",
+    "collect": "rlm_obs.testing._collect",
+    "fake_openai": "rlm_obs.testing._server",
+}
+__all__ = sorted(_HOMES)
+__getattr__, __dir__ = lazily(__name__, _HOMES)
+
+if TYPE_CHECKING:
+    from rlm_obs.testing._answers import Answer as Answer
+    from rlm_obs.testing._answers import Seen as Seen
+    from rlm_obs.testing._collect import Collected as Collected
+    from rlm_obs.testing._collect import SpanList as SpanList
+    from rlm_obs.testing._collect import collect as collect
+    from rlm_obs.testing._contracts import ExporterContract as ExporterContract
+    from rlm_obs.testing._server import FakeOpenAI as FakeOpenAI
+    from rlm_obs.testing._server import fake_openai as fake_openai

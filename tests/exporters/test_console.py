@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
@@ -224,13 +225,13 @@ def test_nothing_is_said_before_the_root_ends(traces: Traces) -> None:
     exporter.export([first])
     assert out.getvalue() == ""
     exporter.export([traces.end(root)])
-    assert out.getvalue().startswith("[SPAN] run (0.75s)\n")
+    assert out.getvalue().startswith("[SPAN] run (1.00s)\n")
     below = traces.call(slow)
     before = out.getvalue()
     exporter.export([below])
     assert out.getvalue() == before
     exporter.export([traces.end(slow)])
-    assert out.getvalue().removeprefix(before).startswith("[SPAN] slow (1.25s) (late)\n")
+    assert out.getvalue().removeprefix(before).startswith("[SPAN] slow (1.50s) (late)\n")
     assert "chat gpt-4o" in out.getvalue().removeprefix(before)
 
 
@@ -323,13 +324,10 @@ def test_stdout_is_looked_up_when_it_prints(traces: Traces, capsys: pytest.Captu
     assert capsys.readouterr().out.startswith("[SPAN] chat gpt-4o")
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "cp866", "utf-8", None])
-def test_any_encoding(traces: Traces, encoding: str | None) -> None:
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "cp866", "utf-8"])
+def test_any_encoding(traces: Traces, encoding: str) -> None:
     """A file that cannot say the branches gets ASCII ones, and escapes for other letters; nothing raises."""
     span = traces.end(traces.start("анализ", note="naïve \ud83d"))
-    if encoding is None:
-        assert "├─" not in shown([span]).replace("└─", "") and "└─" in shown([span])
-        return
     raw = io.BytesIO()
     out = io.TextIOWrapper(raw, encoding=encoding)
     assert ConsoleExporter(file=out).export([span, traces.call()]) is SpanExportResult.SUCCESS
@@ -418,10 +416,13 @@ def test_deep_traces(traces: Traces) -> None:
 def test_prompts_are_not_kept(traces: Traces) -> None:
     """A span that waits for its root is not kept alive, nor are the prompts on it."""
     exporter = ConsoleExporter(file=io.StringIO())
-    exporter.export([traces.call(traces.start("run"), **{_attributes.INPUT_MESSAGES: "prompt" * 1000})])
+    call = traces.call(traces.start("run"), **{_attributes.INPUT_MESSAGES: "prompt" * 1000})
+    alive = weakref.ref(call)
+    exporter.export([call])
     traces.memory.clear()
+    del call
     gc.collect()
-    assert not [thing for thing in gc.get_referrers() if isinstance(thing, ReadableSpan)]
+    assert alive() is None
     (node,) = next(iter(exporter._open.values())).values()
     assert "prompt" * 100 not in repr(node)
 
@@ -477,9 +478,7 @@ def test_call_exporter(traces: Traces) -> None:
 @pytest.mark.parametrize(
     "error", [ValueError("x"), BudgetExceeded("b", Decimal(1), Decimal(0), Decimal(1), Decimal(1))]
 )
-def test_one_bad_record_loses_no_other(
-    traces: Traces, caplog: pytest.LogCaptureFixture, error: BaseException
-) -> None:
+def test_one_bad_record_loses_no_other(traces: Traces, caplog: pytest.LogCaptureFixture, error: BaseException) -> None:
     """A record that the user's exporter fails on is counted and logged, and those after it still come."""
     exporter = Collecting(error)
     with swallowing():

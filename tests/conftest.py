@@ -1,0 +1,29 @@
+"""What every test starts from: no settings of the machine's, a guard that re-raises, and nothing of ours left behind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rlm_obs import _guard
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run each test without variables that speak to us, in its own folder; a failure of ours is a failure of the test.
+
+    A test that wants the guard to swallow says so: `@pytest.mark.swallows`.
+    """
+    for name in list(os.environ):
+        if name.startswith(("RLM_OBS_", "OTEL_", "LANGFUSE_", "OPENAI_")):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(_guard, "reraise", request.node.get_closest_marker("swallows") is None)
+    _guard.forget()
+    yield
+    import rlm_obs
+
+    rlm_obs.uninstrument()
