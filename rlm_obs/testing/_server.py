@@ -18,7 +18,8 @@ from types import TracebackType
 from typing import Any, Literal
 from urllib.parse import parse_qsl
 
-from rlm_obs.testing._answers import Answer, Billed, Reply, Routes, Seen, UsageLike, is_paid
+from rlm_obs.testing._answers import Answer, Billed, Reply, Seen, UsageLike
+from rlm_obs.testing._routes import Routes, is_paid
 
 __all__ = ["Answer", "Billed", "FakeOpenAI", "Seen", "fake_openai"]
 

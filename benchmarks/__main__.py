@@ -1,0 +1,187 @@
+"""Prints the table: added CPU per call, per chunk, per span, per price and per hold; workers take turns, medians are paired."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from decimal import Decimal
+
+CHUNKS = 200
+MODES = ("bare", "again", "yardstick", "ours")
+
+
+class Worker:
+    """A process that runs one mode's slices when asked."""
+
+    def __init__(self, mode: str, base_url: str) -> None:
+        command = [sys.executable, "-m", "benchmarks.worker", mode, base_url]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def run(self, kind: str, calls: int) -> tuple[float, float]:
+        """Return (CPU, wall) seconds per call of one slice."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        print(kind, calls, file=self._process.stdin, flush=True)
+        cpu, wall = json.loads(self._process.stdout.readline())
+        return cpu / calls, wall / calls
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+
+
+def serve(*arguments: str) -> tuple[subprocess.Popen[str], str]:
+    """Start the test server in a process of its own; returns it and its base URL."""
+    command = [sys.executable, "-m", "benchmarks.server", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip()
+
+
+def interval(differences: Sequence[float]) -> tuple[float, float, float]:
+    """Return the median and its 90 % bootstrap interval."""
+    chance = random.Random(1)
+    medians = sorted(statistics.median(chance.choices(differences, k=len(differences))) for _ in range(500))
+    return statistics.median(differences), medians[25], medians[474]
+
+
+def paired(base_url: str, kind: str, slices: int, calls: int) -> dict[str, list[tuple[float, float]]]:
+    """Run the modes' slices in turn, in a new order each time, and return their times per call."""
+    with ExitStack() as stack:
+        workers = {mode: Worker(mode, base_url) for mode in MODES}
+        for worker in workers.values():
+            stack.callback(worker.close)
+            worker.run(kind, calls)
+        times: dict[str, list[tuple[float, float]]] = {mode: [] for mode in MODES}
+        order = list(MODES)
+        for _ in range(slices):
+            random.shuffle(order)
+            for mode in order:
+                times[mode].append(workers[mode].run(kind, calls))
+    return times
+
+
+def show(title: str, times: dict[str, list[tuple[float, float]]], per: int = 1) -> None:
+    """Print what each mode adds to the bare client, as absolute microseconds and as ratios."""
+    bare = statistics.median(cpu for cpu, _ in times["bare"])
+    print(f"\n{title}: the bare client takes {bare * 1e6:,.0f} µs of CPU")
+    added = {}
+    for mode in MODES[1:]:
+        gaps = [cpu - was for (cpu, _), (was, _) in zip(times[mode], times["bare"], strict=True)]
+        middle, low, high = interval(gaps)
+        wall = statistics.median(w - was for (_, w), (_, was) in zip(times[mode], times["bare"], strict=True))
+        added[mode] = middle
+        name = {"again": "bare against bare", "yardstick": "one hand-written span", "ours": "rlm_obs"}[mode]
+        each = f", {middle / per * 1e6:.2f} µs a chunk" if per > 1 else ""
+        print(
+            f"  {name:22} {middle * 1e6:+8.1f} µs CPU [{low * 1e6:+.1f}, {high * 1e6:+.1f}]"
+            f"  {wall * 1e6:+8.1f} µs wall  {middle / bare:+.2%} of the bare client{each}"
+        )
+    if added["yardstick"] > 0:
+        print(f"  rlm_obs / one hand-written span = {added['ours'] / added['yardstick']:.2f}")
+
+
+def timed(function: Callable[[], object], repeat: int = 7, number: int = 2000) -> float:
+    """Return the best of several runs, in seconds a call."""
+    best = float("inf")
+    for _ in range(repeat):
+        began = time.perf_counter()
+        for _ in range(number):
+            function()
+        best = min(best, time.perf_counter() - began)
+    return best / number
+
+
+def parts() -> None:
+    """Print what our parts take on their own: a span, a price, a hold, the bound of an input."""
+    from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+
+    import rlm_obs
+    from rlm_obs._budgets.bound import most_input_tokens
+    from rlm_obs._budgets.desk import Account, Desk, Hold, Need
+    from rlm_obs._pricing import Chain
+    from rlm_obs._runtime import runtime
+
+    provider = TracerProvider()
+    provider.add_span_processor(SpanProcessor())
+    plain = provider.get_tracer("plain")
+    tracer = rlm_obs.Tracer("benchmark", tracer_provider=provider, exporters=[])
+
+    def bare_span() -> None:
+        with plain.start_as_current_span("work"):
+            pass
+
+    @rlm_obs.traced(name="work", tracer=tracer)
+    def decorated() -> None: ...
+
+    spans, ours = timed(bare_span), timed(decorated)
+    chain: Chain = runtime().prices
+    request = rlm_obs.Request(
+        provider="openai", endpoint="/chat/completions", operation="chat", model="gpt-4o", base_url="https://api.openai.com/v1/"
+    )
+    usage = rlm_obs.Usage(input_tokens=1200, cached_input_tokens=1000, output_tokens=300)
+    desk, account = Desk(), Account("benchmark", Decimal(1000))
+    need = Need(Decimal("0.001"), Decimal("0.01"), 1000)
+
+    def hold() -> None:
+        held = desk.ask(need, (account,), "benchmark", may_wait=False)
+        assert isinstance(held, Hold)
+        desk.settle(held, Decimal("0.0000001"))
+
+    messages = [{"role": "user", "content": "x" * 2000} for _ in range(5)]
+    print("\nParts, best of seven:")
+    print(f"  OpenTelemetry's start_as_current_span   {spans * 1e6:7.2f} µs")
+    print(f"  @traced                                 {ours * 1e6:7.2f} µs   ratio {ours / spans:.2f}")
+    print(f"  a cached price                          {timed(lambda: chain.price(request, usage)) * 1e6:7.2f} µs")
+    print(f"  hold and settle                         {timed(hold) * 1e6:7.2f} µs")
+    print(f"  the bound of five 2 kB messages         {timed(lambda: most_input_tokens(messages)) * 1e6:7.2f} µs")
+
+
+def imports() -> None:
+    """Print what `import rlm_obs` takes, beside an empty interpreter."""
+
+    def one(code: str) -> float:
+        found = []
+        for _ in range(9):
+            began = time.perf_counter()
+            subprocess.run([sys.executable, "-c", code], check=True)
+            found.append(time.perf_counter() - began)
+        return statistics.median(found)
+
+    empty = one("pass")
+    print(f"\nimport rlm_obs: {(one('import rlm_obs') - empty) * 1e3:.1f} ms beside an empty interpreter")
+
+
+def main() -> None:
+    """Run all, or the parts named."""
+    parser = argparse.ArgumentParser(prog="benchmarks", description=main.__doc__)
+    parser.add_argument("what", nargs="*", default=["parts", "imports", "chat", "stream"])
+    parser.add_argument("--slices", type=int, default=60)
+    parser.add_argument("--calls", type=int, default=30)
+    given = parser.parse_args()
+    print(f"Python {sys.version.split()[0]}")
+    if "parts" in given.what:
+        parts()
+    if "imports" in given.what:
+        imports()
+    server, base_url = serve(str(CHUNKS))
+    try:
+        if "chat" in given.what:
+            show("A chat call", paired(base_url, "chat", given.slices, given.calls))
+        if "stream" in given.what:
+            slices = max(10, given.slices // 3)
+            show(f"A stream of {CHUNKS} chunks", paired(base_url, "stream", slices, 5), per=CHUNKS)
+    finally:
+        server.kill()
+        server.wait()
+
+
+if __name__ == "__main__":
+    main()
