@@ -122,6 +122,26 @@ def of_cost(cost: Cost, into: dict[str, Any]) -> None:
         into[COST_PREFIX + "caveats"] = cost.caveats
 
 
+def of_record(record: Record, into: dict[str, Any]) -> None:
+    """Write a finished call, beside what `of_request` wrote at its start; `record_of` reads it back."""
+    into.update(record.attributes)
+    into[RECORD_ID] = record.id
+    into[STATUS] = record.status
+    for value, attribute in (
+        (record.model, RESPONSE_MODEL),
+        (record.service_tier, RESPONSE_TIER),
+        (record.request_id, REQUEST_ID),
+        (record.time_to_first_chunk_s, FIRST_CHUNK),
+        (record.error, ERROR_TYPE),
+    ):
+        if value is not None:
+            into[attribute] = value
+    if record.usage is not None:
+        of_usage(record.usage, into)
+    if record.cost is not None:
+        of_cost(record.cost, into)
+
+
 def record_of(span: ReadableSpan) -> Record | None:
     """Read a call's record back from its span, digit for digit; None for a span that is no call of ours."""
     said: Mapping[str, Any] = span.attributes or {}

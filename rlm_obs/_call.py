@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import secrets
@@ -14,12 +15,13 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry.trace import Span, SpanContext, Status, StatusCode
 
 from rlm_obs import _attributes as names
 from rlm_obs import _guard
 from rlm_obs._budgets.bound import Bound
 from rlm_obs._budgets.desk import NONE, Hold, Need, Waiting, desk, in_event_loop
+from rlm_obs._callspan import CallSpan
 from rlm_obs._record import Cost, Record, Request, Usage
 from rlm_obs._record import Status as CallStatus
 from rlm_obs._tracker import MILLION, CostTracker
@@ -62,7 +64,7 @@ class Needs:
     """What the gate knows of a call before it: its bound (None: not known), the client's own timeout, and its colour."""
 
     bound: Callable[[], Bound] | None
-    timeout_s: float = 600.0
+    timeout_s: Callable[[], float] = lambda: 600.0
     awaits: bool = False
 
 
@@ -116,7 +118,7 @@ class Call:
         self._first_chunk_s: float | None = None
         self._waited_s = 0.0
         self._pid = os.getpid()
-        self._started_at = time.time_ns()
+        self._started_at = time.time()
         self._began = time.perf_counter()
 
     # -- before the call ---------------------------------------------------------------------------------------------
@@ -145,7 +147,8 @@ class Call:
     @property
     def wait_s(self) -> float:
         """How long this call may wait for room: the shortest `wait_s` of its budgets, or the request's own timeout."""
-        return min((t.wait_s for t in self._trackers if t.wait_s is not None), default=self._needs.timeout_s)
+        own = [t.wait_s for t in self._trackers if t.wait_s is not None]
+        return min(own) if own else self._needs.timeout_s()
 
     @property
     def output_limit(self) -> int | None:
@@ -155,7 +158,7 @@ class Call:
         return self._hold.tokens // (1 if self._bound is None else self._bound.choices)
 
     def _may_wait(self) -> bool:
-        return self.wait_s > 0 and (self._needs.awaits or not in_event_loop())
+        return (self._needs.awaits or not in_event_loop()) and all(t.wait_s != 0 for t in self._trackers)
 
     def _need(self) -> Need | None:
         """Return what the call may cost at most; None where no budget is in force and nothing needs to be known."""
@@ -164,12 +167,12 @@ class Call:
         if self._needs.bound is None:
             return Need(NONE, NONE)
         bound = self._bound = self._needs.bound()
-        least = self._price_of(bound.input_tokens, 0)
-        if least is None:
+        most = self._price_of(bound.input_tokens, bound.output_tokens)
+        if most is None:
             return self._need_without_price(bound)
-        most = least if not bound.output_tokens else self._price_of(bound.input_tokens, bound.output_tokens) or least
         lowerable = bool(bound.output_tokens) and not bound.limit_is_users
-        return Need(least, most, bound.output_tokens, lowerable, free=not most)
+        find_least = functools.partial(self._price_of, bound.input_tokens, 0) if lowerable else None
+        return Need(None, most, bound.output_tokens, lowerable, free=not most, find_least=find_least)
 
     def _price_of(self, input_tokens: int, output_tokens: int) -> Decimal | None:
         cost = self._price(self.request, Usage(input_tokens=input_tokens, output_tokens=output_tokens))
@@ -196,9 +199,7 @@ class Call:
         first: dict[str, Any] = {}
         names.of_request(self.request, first)
         model = self.request.model
-        self._span = tracer.start(
-            self.request.operation if model is None else f"{self.request.operation} {model}", first, kind=SpanKind.CLIENT
-        )
+        self._span = tracer.start_call(self.request.operation if model is None else f"{self.request.operation} {model}", first)
         return tracer.context_of(self._span)
 
     def first_chunk(self) -> None:
@@ -296,7 +297,7 @@ class Call:
     def _record(self, status: CallStatus, error: str | None, duration_s: float, cost: Cost | None) -> Record:
         answer, request, span = self.answer, self.request, self._span
         context = None if span is None else span.get_span_context()
-        parent = getattr(span, "parent", None)
+        parent: SpanContext | None = getattr(span, "parent", None)
         return Record(
             id=f"{_prefix}{next(_numbers)}",
             provider=request.provider,
@@ -306,16 +307,16 @@ class Call:
             requested_model=request.model,
             status=status,
             error=error,
-            started_at=datetime.fromtimestamp(self._started_at / 1e9, UTC),
+            started_at=datetime.fromtimestamp(self._started_at, UTC),
             duration_s=duration_s,
             time_to_first_chunk_s=self._first_chunk_s,
             streamed=request.streamed,
             service_tier=answer.service_tier,
             usage=answer.usage,
             cost=cost,
-            trace_id=None if context is None else format(context.trace_id, "032x"),
-            span_id=None if context is None else format(context.span_id, "016x"),
-            parent_id=None if parent is None else format(parent.span_id, "016x"),
+            trace_id=None if context is None else f"{context.trace_id:032x}",
+            span_id=None if context is None else f"{context.span_id:016x}",
+            parent_id=None if parent is None else f"{parent.span_id:016x}",
             request_id=answer.request_id,
             attributes=self._facts(),
         )
@@ -368,26 +369,14 @@ class Call:
         if span is None:
             return
         if span.is_recording():
-            said = dict(record.attributes)
-            said[names.RECORD_ID] = record.id
-            said[names.STATUS] = record.status
-            if record.model is not None:
-                said[names.RESPONSE_MODEL] = record.model
-            if record.service_tier is not None:
-                said[names.RESPONSE_TIER] = record.service_tier
-            if record.request_id is not None:
-                said[names.REQUEST_ID] = record.request_id
-            if record.time_to_first_chunk_s is not None:
-                said[names.FIRST_CHUNK] = record.time_to_first_chunk_s
-            if record.usage is not None:
-                names.of_usage(record.usage, said)
-            if record.cost is not None:
-                names.of_cost(record.cost, said)
+            if isinstance(span, CallSpan):
+                span.record = record  # spelled when it is exported
+            else:
+                said: dict[str, Any] = {}
+                names.of_record(record, said)
+                span.set_attributes(said)
             if self._content is not None:
-                said.update(_guard.guarded("redact", self._recorded_content) or {})
-            if record.error is not None:
-                said[names.ERROR_TYPE] = record.error
-            span.set_attributes(said)
+                span.set_attributes(_guard.guarded("redact", self._recorded_content) or {})
             if record.status in ("error", "refused"):
                 span.set_status(Status(StatusCode.ERROR, record.error))
         span.end()

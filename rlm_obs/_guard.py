@@ -29,11 +29,16 @@ def guarded(kind: str, function: Callable[..., T], /, *args: Any, **kwargs: Any)
     """
     try:
         return function(*args, **kwargs)
-    except CallRefused:
-        raise
     except Exception as error:
-        failed(kind, error)
+        caught(kind, error)
         return None
+
+
+def caught(kind: str, error: Exception) -> None:
+    """Let a refusal out; count and log anything else, as `guarded` does, for a loop that catches by itself."""
+    if isinstance(error, CallRefused):
+        raise error
+    failed(kind, error)
 
 
 def failed(kind: str, error: BaseException) -> None:

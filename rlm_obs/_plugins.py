@@ -135,13 +135,17 @@ class Plugins:
 
     def notify(self, hook: str, **facts: Any) -> None:
         """Call every implementation of `hook`, each under the guard; only a refusal gets out."""
-        for name, function, wanted in self.callers(hook):
-            _guard.guarded(f"{name}.{hook}", function, *(facts[w] for w in wanted))
+        for name, function, wanted in self._callers.get(hook) or self.callers(hook):
+            _guard.guarded(f"{name}.{hook}", function, *[facts[w] for w in wanted])
 
     def first(self, hook: str, **facts: Any) -> Any:
         """Return the first answer that is not None, or None; an implementation that raises is taken as None."""
-        for name, function, wanted in self.callers(hook):
-            answer = _guard.guarded(f"{name}.{hook}", function, *(facts[w] for w in wanted))
+        for name, function, wanted in self._callers.get(hook) or self.callers(hook):
+            try:
+                answer = function(*[facts[w] for w in wanted])
+            except Exception as error:
+                _guard.caught(f"{name}.{hook}", error)
+                continue
             if answer is not None:
                 return answer
         return None

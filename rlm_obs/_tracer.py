@@ -9,12 +9,13 @@ from typing import Any
 from opentelemetry import context as otel
 from opentelemetry import trace
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+from opentelemetry.sdk.trace import Tracer as SdkTracer
 from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.sdk.trace.sampling import ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
-from rlm_obs import _delivery, _scope
+from rlm_obs import _callspan, _delivery, _scope
 from rlm_obs._attributes import ERROR_TYPE, ROOT
 from rlm_obs._plugins import gates, loaded
 from rlm_obs._settings import Settings, read_settings
@@ -58,7 +59,9 @@ class Tracer:
             if not isinstance(self._provider, TracerProvider):
                 raise ConfigError("tracer_provider takes no exporters: give exporters=[], or an OpenTelemetry SDK provider")
             self._provider.add_span_processor(pipeline)
+        self._resource = getattr(self._provider, "resource", None)
         self._tracer = self._provider.get_tracer("rlm_obs")
+        self._makes_call_spans = tracer_provider is None and _plain(self._tracer)
 
     @staticmethod
     def _own_provider(chosen: Settings) -> TracerProvider:
@@ -87,6 +90,19 @@ class Tracer:
             span.end()
             gates.release()
 
+    def start_call(self, name: str, attributes: dict[str, Any]) -> Span:
+        """Start the span of a call (kind CLIENT), as `start` does; `attributes` is taken over, not copied."""
+        if not self._makes_call_spans:
+            return self.start(name, attributes, kind=SpanKind.CLIENT)
+        scope = _scope.current()
+        if scope.attributes:
+            attributes.update(scope.attributes)
+        around = trace.get_current_span()
+        if self._is_topmost(scope, around):
+            attributes[ROOT] = True
+        parent = around.get_span_context()
+        return _callspan.start(self._provider, self._pipelines, name, attributes, SpanKind.CLIENT, parent)  # type: ignore[arg-type]
+
     def start(
         self, name: str, attributes: Mapping[str, Any] | None = None, *, kind: SpanKind = SpanKind.INTERNAL
     ) -> Span:
@@ -98,12 +114,20 @@ class Tracer:
         first = dict(attributes) if attributes else {}
         if scope.attributes:
             first.update(scope.attributes)
-        if scope.tracer is not self or scope.top:
+        if self._is_topmost(scope, trace.get_current_span()):
             first[ROOT] = True
         return self._tracer.start_span(name, kind=kind, attributes=first)
 
+    def _is_topmost(self, scope: _scope.Scope, around: Span) -> bool:
+        """Tell whether no span of this tracer is open around a new one."""
+        if scope.tracer is self and not scope.top:
+            return False
+        return not (isinstance(around, _callspan.CallSpan) and around.resource is self._resource)
+
     def context_of(self, span: Span) -> otel.Context:
         """Return the context in which the code below `span` runs: the span is current, and calls go to this tracer."""
+        if type(span) is _callspan.CallSpan:
+            return trace.set_span_in_context(span)
         scope = _scope.current()
         if scope.tracer is self and not scope.top:
             return trace.set_span_in_context(span)
@@ -123,6 +147,11 @@ class Tracer:
 
     def __repr__(self) -> str:
         return f"Tracer({self.service_name!r}, exporters={[p.name for p in self._pipelines]})"
+
+
+def _plain(tracer: trace.Tracer) -> bool:
+    """Tell whether a tracer of the SDK records as it is: not switched off, and with no limit on lengths to apply."""
+    return isinstance(tracer, SdkTracer) and SpanLimits().max_span_attribute_length is None
 
 
 def create_tracer(service_name: str | None = None, **options: Any) -> Tracer:

@@ -140,6 +140,7 @@ class CostTracker:
             if given is not None and not callable(given):
                 raise ConfigError(f"{argument}={given!r}: give a function of one argument")
         self.name, self.alert_threshold, self.wait_s, self.unseen_usage = name, float(alert_threshold), wait_s, unseen_usage
+        self._alert_share = Decimal(str(alert_threshold))
         self.unknown_price = _assumed(unknown_price)
         self.on_alert, self.on_budget_exceeded = on_alert, on_budget_exceeded
         self._account = Account(name, limit, enforcement, clamp, min_output_tokens)
@@ -181,7 +182,7 @@ class CostTracker:
     def is_near_limit(self) -> bool:
         """Tell whether the share `alert_threshold` of the budget is spent; False without a budget."""
         limit = self._account.limit
-        return limit is not None and self.spent >= limit * Decimal(str(self.alert_threshold))
+        return limit is not None and self.spent >= limit * self._alert_share
 
     def get_report(self) -> CostReport:
         """Return what was spent so far, on which models and operations; a snapshot that does not change."""
@@ -267,7 +268,7 @@ class CostTracker:
         limit = self._account.limit
         if limit is not None and limit and self._account.enforcement != "off":
             spent = self._account.spent
-            if spent >= limit * Decimal(str(self.alert_threshold)):
+            if spent >= limit * self._alert_share:
                 alert = Alert(budget=self.name, threshold=self.alert_threshold, spent=spent, limit=limit)
                 self._alert(self.alert_threshold, alert)
 

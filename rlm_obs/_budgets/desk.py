@@ -40,29 +40,40 @@ class Account:
         return sum((h.amount for h in self.holds.values() if h.owner == owner), NONE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Need:
     """What a call may cost: `least` is its input alone, `most` with all the output it may write.
 
+    `least` may be left open (None) with `find_least` to ask: it is asked only where money is short, never under a lock.
     `tokens` is that output; `lowerable` if the user set no output limit, so that it may be lowered to what is left.
     A `free` call passes a budget that is used up.
     """
 
-    least: Decimal
+    least: Decimal | None
     most: Decimal
     tokens: int = 0
     lowerable: bool = False
     free: bool = False
+    find_least: Callable[[], Decimal | None] | None = None
+
+    def settle_least(self) -> bool:
+        """Ask what the input alone costs, if that is still open and matters; True if it was."""
+        if self.least is not None or not self.lowerable:
+            return False
+        found = None if self.find_least is None else self.find_least()
+        self.least = self.most if found is None else found
+        return True
 
     def affordable(self, left: Decimal) -> int:
         """Return how many output tokens `left` dollars pay for, beside the input."""
-        if self.most <= self.least or not self.tokens:
-            return self.tokens
-        return max(0, int((left - self.least) * self.tokens / (self.most - self.least)))
+        least = self.most if self.least is None else self.least
+        if self.most <= least or not self.tokens:
+            return 0 if self.most > left else self.tokens
+        return max(0, int((left - least - GRAIN) * self.tokens / (self.most - least)))
 
     def cost(self, tokens: int) -> Decimal:
         """Return what the call costs at most, with its output limited to `tokens`."""
-        if tokens >= self.tokens:
+        if tokens >= self.tokens or self.least is None:
             return self.most
         exact = self.least + (self.most - self.least) * tokens / self.tokens
         return exact.quantize(GRAIN, ROUND_CEILING)  # sums of holds stay exact, and none is too small
@@ -151,11 +162,24 @@ class Desk:
         `may_wait=False` (a blocking call inside a running event loop) refuses instead of waiting.
         """
         owner = whoever()
+        found = self._ask(need, accounts, owner, label, may_wait)
+        if found is None:
+            need.settle_least()
+            found = self._ask(need, accounts, owner, label, may_wait)
+        assert found is not None
+        return found
+
+    def _ask(
+        self, need: Need, accounts: tuple[Account, ...], owner: Owner, label: str, may_wait: bool
+    ) -> Hold | Waiting | None:
+        """Do what `ask` does; None if the call cannot go at once, and may be lowered by a `least` that is still open."""
         with self.lock:
             behind = bool(self._line) and not need.free and self._is_behind(accounts, owner)
             hold, refusal = (None, None) if behind else self._judge(need, accounts, owner, label)
             if hold is not None:
                 return hold
+            if need.lowerable and need.least is None:
+                return None
             if refusal is None and not may_wait:
                 refusal = self._refusal(
                     need,

@@ -121,7 +121,7 @@ def _of_call(record: Record, said: Mapping[str, Any], start: int) -> dict[str, A
     if used or record.status != "ok":
         into[OBSERVATION + "usage_details"] = json.dumps(used or {"total": 0})
     into[OBSERVATION + "cost_details"] = json.dumps(_cost_details(record.cost))
-    if record.cost is None and record.status in ("ok", "aborted"):
+    if record.cost is None and record.status != "refused":
         into[METADATA + "rlm_obs_cost"] = "unknown"
     elif record.cost is not None and not record.cost.exact:
         into[METADATA + "rlm_obs_cost"] = "not exact: " + "; ".join(record.cost.caveats)

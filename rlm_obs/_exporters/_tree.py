@@ -22,7 +22,6 @@ SHORT = {
     _attributes.USAGE["output_tokens"]: "completion_tokens",
     _attributes.USAGE["cached_input_tokens"]: "cached_tokens",
     _attributes.USAGE["reasoning_tokens"]: "reasoning_tokens",
-    _attributes.DIMENSIONS: "dimensions",
 }
 
 
@@ -105,18 +104,17 @@ def node_of(span: ReadableSpan) -> Node:
 
 
 def _of_call(record: Record, said: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    usage, spent = record.usage, _sum_of(record)
-    if usage is not None:
-        for attribute, name in SHORT.items():
-            if attribute in said and attribute != _attributes.DIMENSIONS:
-                yield name, str(said[attribute])
+    spent = _sum_of(record)
+    for attribute, name in SHORT.items():
+        if said.get(attribute) or (attribute in said and name in ("prompt_tokens", "completion_tokens")):
+            yield name, str(said[attribute])
     if record.model is not None:
         yield "model", _plain(record.model)
     if _attributes.DIMENSIONS in said:
         yield "dimensions", str(said[_attributes.DIMENSIONS])
     if record.time_to_first_chunk_s is not None:
         yield "first_chunk", _seconds(record.time_to_first_chunk_s)
-    if spent.cost is not None or spent.unpriced:
+    if record.status != "refused":
         yield "cost", spent.price()
     if _attributes.CLAMPED in said:
         yield "clamped_output_tokens", str(said[_attributes.CLAMPED])
@@ -130,7 +128,9 @@ def _of_call(record: Record, said: Mapping[str, Any]) -> Iterator[tuple[str, str
 
 def _of_conventions(said: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return `gen_ai.*` of a span that is no call of ours: its own claims, which no sum counts."""
-    return [(SHORT.get(k, _plain(k[7:])), _plain(v)) for k, v in said.items() if k.startswith("gen_ai.")]
+    return [
+        (SHORT.get(k, _plain(k.removeprefix("gen_ai."))), _plain(v)) for k, v in said.items() if k.startswith("gen_ai.")
+    ]
 
 
 def _sum_of(record: Record) -> Sum:
@@ -138,7 +138,7 @@ def _sum_of(record: Record) -> Sum:
     return Sum(
         calls=int(sent),
         refused=int(not sent),
-        unpriced=int(record.cost is None and record.status in ("ok", "aborted")),
+        unpriced=int(sent and record.cost is None),
         cost=record.cost_usd,
         rough=record.cost is not None and not record.cost.exact,
         prompt=None if usage is None else usage.input_tokens,
@@ -186,10 +186,8 @@ def _of_total(total: Sum) -> Iterator[tuple[str, str]]:
         yield "completion_tokens", str(total.completion)
     if total.models:
         yield "model", ", ".join(total.models)
-    if total.cost is not None or total.unpriced:
-        yield "cost", f"{total.price()} ({total.count()})"
-    elif total.calls or total.refused:
-        yield "calls", total.count()
+    if total.calls or total.refused:
+        yield "cost", f"{total.price() if total.calls else usd(Decimal(0))} ({total.count()})"
 
 
 def _tokens(call: Sum) -> str:
@@ -199,7 +197,7 @@ def _tokens(call: Sum) -> str:
 
 
 def _brief(spent: Sum, node: Node) -> str:
-    if spent.cost is None and not spent.unpriced:
+    if not spent.calls:
         return ""
     price = spent.price() if spent.cost is not None else "cost unknown"
     return price if node.is_call else f"{price} ({spent.count()})"
@@ -207,9 +205,9 @@ def _brief(spent: Sum, node: Node) -> str:
 
 def usd(amount: Decimal) -> str:
     """Write dollars so that columns compare: cents from a dollar on, six digits below, three that count where tiny."""
-    if amount >= 1:
+    if amount >= 1 or not amount:
         return f"${amount:.2f}"
-    if not amount or amount >= Decimal("0.0001"):
+    if amount >= Decimal("0.0001"):
         return f"${amount:.6f}"
     digits = 2 - amount.adjusted()
     return f"${amount:.{digits}f}".rstrip("0")

@@ -71,14 +71,18 @@ class ConsoleExporter(SpanExporter):
             return self._write(text)
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
-        """Print what waits for its root, as it is."""
-        with self._lock:
+        """Print what waits for its root, as it is; False where it cannot be written, or another write hangs."""
+        if not self._lock.acquire(timeout=timeout_millis / 1000):
+            return False
+        try:
             text = "".join([self._as_it_is(trace) for trace in list(self._open)])
             return self._write(text) is SpanExportResult.SUCCESS
+        finally:
+            self._lock.release()
 
     def shutdown(self) -> None:
-        """Print what waits for its root, as it is."""
-        self.force_flush()
+        """Print what waits for its root, as it is; a reader that has stopped reading does not hold up the end."""
+        self.force_flush(timeout_millis=1000)
 
     def _as_it_is(self, trace_id: int) -> str:
         nodes = self._open[trace_id]

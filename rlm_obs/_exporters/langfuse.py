@@ -89,7 +89,9 @@ class LangfuseExporter(SpanExporter):
             self._sender, self._pid = self._new_sender(), os.getpid()
         try:
             return self._sender.export(spans)
-        except requests.RequestException as error:  # older OTLP exporters let it out
+        except requests.HTTPError:  # older OTLP exporters let these out
+            return SpanExportResult.FAILURE
+        except requests.RequestException as error:
             _guard.say_once("langfuse request", "Langfuse at %s is out of reach (%s)", self.host, type(error).__name__)
             return SpanExportResult.FAILURE
 

@@ -199,6 +199,8 @@ class Passing:
 
 def _response_of(result: Any) -> Any:
     """Return the HTTP response behind a result: of a stream, of a raw or binary answer, or itself; None for parsed data."""
+    if hasattr(type(result), "__pydantic_fields__") or isinstance(result, dict | list | str | bytes):
+        return None
     for found in (getattr(result, "http_response", None), getattr(result, "response", None), result):
         if hasattr(found, "is_closed") and hasattr(found, "headers") and hasattr(found, "iter_bytes"):
             return found

@@ -18,9 +18,10 @@ from rlm_obs._call import Answer, Needs
 from rlm_obs._hookspecs import hookimpl
 from rlm_obs._instrument import content
 from rlm_obs._instrument.gate import Asked, Gate
-from rlm_obs._pricing import Host, context_window, model_limits, provider_of, read_usage
+from rlm_obs._pricing import context_window, model_limits, provider_of, read_usage
 from rlm_obs._record import Request
 from rlm_obs._runtime import InForce
+from rlm_obs._settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ ENDPOINTS: Mapping[str, Endpoint] = {
     "/audio/translations": Endpoint("generate_content"),
 }
 #: Scalar parameters that a record and its span carry, as sent.
-PARAMS = (
+PARAMS = frozenset({
     "max_completion_tokens",
     "max_tokens",
     "max_output_tokens",
@@ -67,9 +68,20 @@ PARAMS = (
     "background",
     "quality",
     "size",
-)
+})
 SCALARS = (str, int, float, bool)
 LAST_EVENTS = frozenset({"response.completed", "response.failed", "response.incomplete"})
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """What is known of one client: who answers at its base URL, and whether a stream there may be asked for its usage."""
+
+    url: Any
+    settings: Settings
+    base_url: str
+    provider: str
+    takes_stream_usage: bool
 
 
 class OpenAIReader:
@@ -88,48 +100,50 @@ class OpenAIReader:
     )
 
     def __init__(self) -> None:
-        self._hosts: weakref.WeakKeyDictionary[Any, tuple[Any, str, Host]] = weakref.WeakKeyDictionary()
+        self._clients: weakref.WeakKeyDictionary[Any, Client] = weakref.WeakKeyDictionary()
 
     def read(self, client: Any, options: Any, stream: bool, awaits: bool, holds: InForce) -> Asked | None:
-        path = _path(options.url)
-        endpoint = ENDPOINTS.get(path)
+        endpoint = ENDPOINTS.get(options.url)
+        path = options.url
+        if endpoint is None:
+            path = _path(path)
+            endpoint = ENDPOINTS.get(path)
         if endpoint is None or options.method.lower() != "post":
             return None
         body = _body(options)
-        base_url, host = self._host(client, holds)
-        provider = "azure.ai.openai" if _is_azure(client) else host.provider
+        known = self._known(client, holds)
         model = body.get("model")
         request = Request(
-            provider=provider,
+            provider=known.provider,
             endpoint=path,
             operation=endpoint.operation,
             model=model if isinstance(model, str) else None,
-            params={name: value for name in PARAMS if isinstance(value := body.get(name), SCALARS)},
+            params={name: value for name, value in body.items() if name in PARAMS and isinstance(value, SCALARS)},
             streamed=stream,
-            base_url=base_url,
+            base_url=known.base_url,
             attributes=holds.attributes,
         )
-        bound: Callable[[], Bound] | None = None
-        if endpoint.bounded:
-            bound = functools.partial(bound_of, body, endpoint, request.model or "")
+        bound = functools.partial(bound_of, body, endpoint, request) if endpoint.bounded else None
         settings = holds.runtime.settings
-        asks = stream and endpoint.asks_usage and settings.stream_usage != "never"
-        if asks and (settings.stream_usage == "auto" and not (_is_azure(client) or _takes_stream_usage(host))):
-            asks = False
-        if asks and _asked_already(body.get("stream_options")):
-            asks = False
+        asks = stream and endpoint.asks_usage and not _asked_already(body.get("stream_options"))
+        if asks:
+            asks = settings.stream_usage == "always" or (settings.stream_usage == "auto" and known.takes_stream_usage)
         shown = content.of_request(body) if settings.capture_content else None
-        return Asked(request, Needs(bound, _timeout_s(client, options), awaits), shown, asks)
+        return Asked(request, Needs(bound, functools.partial(_timeout_s, client, options), awaits), shown, asks)
 
-    def _host(self, client: Any, holds: InForce) -> tuple[str, Host]:
-        url = client.base_url
-        known = self._hosts.get(client)
-        if known is not None and known[0] == (url, id(holds.runtime)):
-            return known[1], known[2]
-        text = str(url)
-        host = provider_of(text, holds.runtime.settings.hosts)
-        self._hosts[client] = ((url, id(holds.runtime)), text, host)
-        return text, host
+    def _known(self, client: Any, holds: InForce) -> Client:
+        """Return what does not change between a client's calls, read once; its base URL and the settings may be set anew."""
+        url, settings = client.__dict__.get("_base_url"), holds.runtime.settings
+        known = self._clients.get(client)
+        if known is not None and known.url is url and known.settings is settings:
+            return known
+        text = str(client.base_url)
+        host, azure = provider_of(text, settings.hosts), _is_azure(client)
+        takes = azure or (host.declared and not host.free and host.bills_like in ("openai", "azure"))
+        known = Client(url, settings, text, "azure.ai.openai" if azure else host.provider, takes)
+        if type(client).__name__ != "_ModuleClient":  # the module's own client reads its base URL from a global each time
+            self._clients[client] = known
+        return known
 
     def change(self, options: Any, asked: Asked, output_limit: int | None) -> Any:
         body = _body(options)
@@ -154,48 +168,45 @@ class OpenAIReader:
         return spelled[0]
 
     def answered(self, answer: Any, into: Answer) -> None:
-        get = _getter(answer)
-        if get is None:
+        said = _fields(answer)
+        if not said:
             return
-        self._facts(get, into)
-        into.usage = read_usage(get("usage"), into.provider, get("tool_usage")) or into.usage
-        choices = get("choices")
+        self._facts(said, into)
+        choices = said.get("choices")
         if isinstance(choices, list):
-            into.finish_reasons = tuple(r for c in choices if isinstance(r := _get(c, "finish_reason"), str))
-        elif isinstance(get("status"), str):
-            into.finish_reasons = (get("status"),)
+            into.finish_reasons = _reasons(choices)
+        elif isinstance(said.get("status"), str):
+            into.finish_reasons = (said["status"],)
         if into.captures:
             into.content = content.of_answer(answer)
 
     def event(self, event: Any, into: Answer) -> bool:
-        get = _getter(event)
-        if get is None:
-            return False
-        kind = get("type")
-        whole = get("response")
-        if kind in LAST_EVENTS or (isinstance(kind, str) and isinstance(whole, Mapping)):
+        said = _fields(event)
+        kind, whole = said.get("type"), said.get("response")
+        if isinstance(kind, str) and isinstance(whole, Mapping):
             self.answered(whole, into)
         else:
-            self._facts(get, into)
-            into.usage = read_usage(get("usage"), into.provider) or into.usage
-            choices = get("choices")
+            self._facts(said, into)
+            choices = said.get("choices")
             if isinstance(choices, list):
-                found = tuple(r for c in choices if isinstance(r := _get(c, "finish_reason"), str))
-                into.finish_reasons += found
+                into.finish_reasons += _reasons(choices)
         if into.captures:
             into.content = content.of_chunk(event, into.content or [])
-        if kind == "error" or get("error"):
+        if kind == "error" or said.get("error"):
             into.error = "APIError"
         if kind == "response.failed":
             into.error = "ResponseFailed"
         return kind in LAST_EVENTS
 
     @staticmethod
-    def _facts(get: Callable[[str], Any], into: Answer) -> None:
+    def _facts(said: Mapping[str, Any], into: Answer) -> None:
         for name, attribute in FACTS:
-            value = get(name)
-            if isinstance(value, str) and value:
+            value = said.get(name)
+            if value and isinstance(value, str):
                 setattr(into, attribute, value)
+        usage = said.get("usage")
+        if usage is not None:
+            into.usage = read_usage(usage, into.provider, said.get("tool_usage")) or into.usage
 
     def only_usage(self, event: Any) -> bool:
         return isinstance(event, Mapping) and event.get("choices") == [] and isinstance(event.get("usage"), Mapping)
@@ -209,19 +220,27 @@ FACTS = (
 )
 
 
-def bound_of(body: Mapping[str, Any], endpoint: Endpoint, model: str) -> Bound:
+def bound_of(body: Mapping[str, Any], endpoint: Endpoint, request: Request) -> Bound:
     """Return the most that a request can use: its text by its bytes, its output by its limit or the model's own."""
-    given = most_input_tokens({k: v for k, v in body.items() if k not in PARAMS})
+    model, params = request.model or "", request.params
+    given = 0
+    for name, value in body.items():
+        if name not in PARAMS:
+            given += len(name) + most_input_tokens(value)
     window = context_window(model)
-    if window is not None:
-        given = min(given, window)
+    if window is not None and given > window:
+        given = window
     if not endpoint.limits:
         return Bound(given, 0)
-    choices = max((c for n in ("n", "best_of") if isinstance(c := body.get(n), int)), default=1)
-    users = [v for name in endpoint.limits if isinstance(v := body.get(name), int) and not isinstance(v, bool)]
+    choices = max(_count(params.get("n")) or 1, _count(params.get("best_of")) or 1)
+    users = [limit for name in endpoint.limits if (limit := _count(params.get(name))) is not None]
     own = model_limits(model)
-    each = max(0, min(*users, own)) if users else own
-    return Bound(given, each * max(1, choices), max(1, choices), limit_is_users=bool(users))
+    each = min(*users, own) if users else own
+    return Bound(given, each * choices, choices, limit_is_users=bool(users))
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and value >= 0 else None
 
 
 def _path(url: str) -> str:
@@ -242,11 +261,6 @@ def _asked_already(stream_options: Any) -> bool:
     return isinstance(stream_options, Mapping) and "include_usage" in stream_options
 
 
-def _takes_stream_usage(host: Host) -> bool:
-    """Tell whether a host is known to take `stream_options`: OpenAI, Azure, and what the user declared as either."""
-    return host.declared and not host.free and host.bills_like in ("openai", "azure")
-
-
 def _is_azure(client: Any) -> bool:
     return any(c.__name__ == "BaseAzureClient" for c in type(client).__mro__)
 
@@ -262,16 +276,17 @@ def _timeout_s(client: Any, options: Any) -> float:
     return 600.0
 
 
-def _getter(answer: Any) -> Callable[[str], Any] | None:
-    if isinstance(answer, Mapping):
-        return answer.get
-    if isinstance(answer, str | bytes | int | float | list | None):
-        return None
-    return functools.partial(_get, answer)
+def _fields(thing: Any) -> Mapping[str, Any]:
+    """Return the fields of a JSON object, or of a model of the client's, which may hold some that it does not know."""
+    if isinstance(thing, Mapping):
+        return thing
+    own: Mapping[str, Any] = getattr(thing, "__dict__", {})
+    extra = getattr(thing, "__pydantic_extra__", None)
+    return {**own, **extra} if extra else own
 
 
-def _get(thing: Any, name: str) -> Any:
-    return thing.get(name) if isinstance(thing, Mapping) else getattr(thing, name, None)
+def _reasons(choices: list[Any]) -> tuple[str, ...]:
+    return tuple([reason for c in choices if isinstance(reason := _fields(c).get("finish_reason"), str)])
 
 
 class OpenAIInstrumentor:

@@ -25,7 +25,7 @@ class Chain:
         self._said: set[tuple[str, str]] = set()
 
     def price(self, request: Request, usage: Usage) -> Cost | None:
-        """Return the first answer of the `price` hooks, or None: then a log line, once per model, says how to price it."""
+        """Return the first answer of the `price` hooks, or None: then the log says, once per model, how to price it."""
         cost: Cost | None = self._plugins.first("price", request=request, usage=usage)
         if cost is None and usage.to_dict():
             self._say(request)
@@ -45,5 +45,5 @@ class Chain:
             request.provider,
             f", service tier {tier!r}" if isinstance(tier, str) else "",
             json.dumps(model, ensure_ascii=False),  # a TOML key in quotes
-            "input = 1.00, output = 4.00".replace(", ", "\n"),
+            "input = 1.00\noutput = 4.00",
         )

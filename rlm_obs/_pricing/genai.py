@@ -7,16 +7,15 @@ import threading
 import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from rlm_obs._pricing import matching
-from rlm_obs._pricing.parts import EXACT
+from rlm_obs._pricing.listed import rates_of
 from rlm_obs._pricing.rates import Rates
 
 if TYPE_CHECKING:
     from genai_prices.data_snapshot import DataSnapshot
-    from genai_prices.types import ModelInfo, ModelPrice, Provider
+    from genai_prices.types import ModelInfo, Provider
 
 #: The most answers that are kept; past it all are forgotten, so a flood of made-up names costs no memory.
 MOST = 4096
@@ -36,29 +35,6 @@ IDS = {
     "x_ai": "x-ai",
 }
 WEEKEND = "peak rate taken, weekends may be cheaper"
-FINE_TUNED_CACHE = "the cached rate of fine-tuned models is not in the price list; the input rate is taken"
-#: genai-prices' price keys -> ours; each is given per this many units.
-KEYS = {
-    "input_mtok": "input",
-    "cache_read_mtok": "cached_input",
-    "cache_write_mtok": "cache_write",
-    "output_mtok": "output",
-    "output_reasoning_mtok": "reasoning",
-    "input_audio_mtok": "input_audio",
-    "cache_audio_read_mtok": "cached_audio",
-    "output_audio_mtok": "output_audio",
-    "input_image_mtok": "input_image",
-    "cache_image_read_mtok": "cached_image",
-    "output_image_mtok": "output_image",
-    "input_mchars": "character",
-}
-TOOLS = {
-    "web_searches_kcount": "web_search",
-    "storage_searches_kcount": "file_search",
-    "social_searches_kcount": "x_search",
-    "code_executions_kcount": "code_interpreter",
-}
-MILLION, THOUSAND = Decimal(1_000_000), Decimal(1_000)
 
 _lock = threading.Lock()
 _get_snapshot: Callable[[], DataSnapshot] | None = None
@@ -78,7 +54,7 @@ class _Clock:
     def at(self, when: datetime) -> Rates | None:
         peak = any(c is not None and _timed(c) and c.active(when) for c in _constraints(self.model))
         caveats = (WEEKEND,) if peak and when.weekday() >= 5 else ()
-        return _rates(self.model, self.provider, self.model.get_prices(when, self.context), caveats)
+        return rates_of(self.model, self.provider, self.model.get_prices(when, self.context), caveats)
 
 
 def source() -> str:
@@ -123,7 +99,7 @@ def providers() -> tuple[Provider, ...]:
 
 
 def _data() -> tuple[DataSnapshot, dict[tuple[str, str, str | None, int], Rates | _Clock | None]]:
-    """Return the data in use, the program's own newer one (`genai_prices.UpdatePrices`) if it has any, and what was found.
+    """Return the data in use, a newer one if the program has it (`genai_prices.UpdatePrices`), and what was found.
 
     The import takes 0.2 to 0.4 s and happens here, at the first price; its warnings do not become errors of ours.
     """
@@ -174,15 +150,15 @@ def _look_up(data: DataSnapshot, provider: str, name: str, tier: str | None, whe
             return None
     if any(_timed(constraint) for constraint in _constraints(model)):
         return _Clock(model, listed, context)
-    return _rates(model, listed, model.get_prices(when, context))
+    return rates_of(model, listed, model.get_prices(when, context))
 
 
 def _variant(model: ModelInfo, tier: str, when: datetime) -> dict[str, str] | None:
     """Return the price context that the data has for this tier on this day, or None: the tier's price is unknown."""
     for variant in model.price_variants or ():
-        if variant.when in ({"service_tier": tier}, {"processing": tier}):
-            if variant.constraint is None or variant.constraint.active(when):
-                return dict(variant.when)
+        asked = variant.when in ({"service_tier": tier}, {"processing": tier})
+        if asked and (variant.constraint is None or variant.constraint.active(when)):
+            return dict(variant.when)
     return None
 
 
@@ -193,41 +169,3 @@ def _constraints(model: ModelInfo) -> list[Any]:
 
 def _timed(constraint: object) -> bool:
     return hasattr(constraint, "start_time")  # genai_prices.types.TimeOfDateConstraint
-
-
-def _rates(model: ModelInfo, provider: Provider, price: ModelPrice, caveats: tuple[str, ...] = ()) -> Rates | None:
-    """Return a price of genai-prices as our Rates: its tiers are taken apart into whole price lists."""
-    prices: dict[str, Any] = {key: value for key, value in price.__dict__.items() if value is not None}
-    if not prices:
-        return Rates(input=Decimal(0), output=Decimal(0)) if matching.known_free(model) else None
-    starts = sorted({tier.start for value in prices.values() for tier in getattr(value, "tiers", ())})
-    least = 10 if provider.id == "groq" and model.id.startswith("whisper-large-v3") else 0  # ModelInfo.calc_price
-    cached = FINE_TUNED_CACHE if model.id.startswith("ft:") or ".ft-" in model.id else None
-    if "cache_read_mtok" in prices:
-        cached = None
-
-    def above(start: int, tiers: tuple[tuple[int, Rates], ...] = ()) -> Rates:
-        flat = {key: _at(value, start) for key, value in prices.items()}
-        hour = flat.get("input_audio_hours", flat.get("audio_hours"))
-        calls = flat.get("requests_kcount")
-        return Rates(
-            **{ours: EXACT.divide(flat[key], MILLION) for key, ours in KEYS.items() if key in flat},
-            audio_hour=hour,
-            per_call=None if calls is None else EXACT.divide(calls, THOUSAND),
-            tools={name: EXACT.divide(flat[key], THOUSAND) for key, name in TOOLS.items() if key in flat},
-            least_seconds=least,
-            tiers=tiers,
-            caveats=caveats,
-            cached_caveat=cached,
-        )
-
-    return above(-1, tuple((start, above(start)) for start in starts))
-
-
-def _at(price: Any, start: int) -> Decimal:
-    """Return a price just above `start` tokens of input."""
-    rate: Decimal = getattr(price, "base", price)
-    for tier in getattr(price, "tiers", ()):
-        if start >= tier.start:
-            rate = tier.price
-    return rate

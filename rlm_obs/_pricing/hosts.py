@@ -60,11 +60,7 @@ def check(hosts: Mapping[str, str]) -> None:
         name, _ = _split(f"//{host}")
         if not name or "/" in host or "@" in host:
             raise ConfigError(f'hosts: {host!r} is no host: give it as "localhost:11434" or "llm.acme.example"')
-        if not isinstance(bills, str) or bills != FREE and _provider(bills) is None:
-            from rlm_obs._settings import near
-
-            known = {FREE, *COMMON, *NAMES.values()}
-            raise ConfigError(f'hosts: {host!r} = {bills!r} is neither "free" nor a provider{near(str(bills), known)}')
+        _declared(host, bills)
 
 
 @lru_cache(maxsize=1024)
@@ -73,8 +69,7 @@ def _known(base_url: str, hosts: tuple[tuple[str, str], ...]) -> Host:
     declared = {_split(f"//{key}"): bills for key, bills in hosts}
     for key in ((name, port), (name, None)):
         if name and key in declared:
-            check({base_url.split("//")[-1].split("/")[0].split("@")[-1]: declared[key]})
-            return _declared(declared[key])
+            return _declared(name, declared[key])
     if name == "api.openai.com":
         return OPENAI
     if name.endswith(".api.openai.com"):
@@ -88,10 +83,15 @@ def _known(base_url: str, hosts: tuple[tuple[str, str], ...]) -> Host:
     return Host("gcp.vertex_ai" if vertex else NAMES.get(listed, listed), listed)
 
 
-def _declared(bills: str) -> Host:
+def _declared(host: str, bills: str) -> Host:
     if bills == FREE:
         return Host("openai", "openai", free=True)
-    listed = _provider(bills) or bills
+    listed = _provider(bills) if isinstance(bills, str) else None
+    if listed is None:
+        from rlm_obs._settings import near
+
+        known = {FREE, *COMMON, *NAMES.values()}
+        raise ConfigError(f'hosts: {host!r} = {bills!r} is neither "free" nor a provider{near(str(bills), known)}')
     return Host(NAMES.get(listed, listed), listed)
 
 
@@ -106,7 +106,7 @@ def _provider(name: str) -> str | None:
 
 
 def _listed(name: str, base_url: str) -> str | None:
-    """Return the provider whose `api_pattern` names this host to its end: `api.deepseek.com.proxy.example` is another."""
+    """Return the provider whose `api_pattern` names this host to its end (`api.deepseek.com.proxy.example` is none)."""
     from rlm_obs._pricing import genai
 
     start = f"https://{name}"

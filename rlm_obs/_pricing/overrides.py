@@ -10,7 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from rlm_obs._pricing.parts import EXACT, HOUR, own
+from rlm_obs._pricing.parts import EXACT, HOUR
 from rlm_obs._pricing.rates import Rates
 from rlm_obs._record import dollars
 from rlm_obs.errors import ConfigError
@@ -46,13 +46,15 @@ class Overrides:
         self._prefixes: dict[str, Rates] = {}
         self._found: dict[tuple[str, str], Rates | None] = {}
         if not isinstance(prices, Mapping):
-            raise ConfigError(f'{where}: give a table per model, such as {{"my-model": {{"input": 1.0, "output": 4.0}}}}')
+            raise ConfigError(f'{where}: give a table per model, such as {{"a-model": {{"input": 1, "output": 4}}}}')
         for name, given in prices.items():
             folded = str(name).strip().casefold()
             table = self._prefixes if folded.endswith("*") else self._exact
             key = folded.removesuffix("*")
-            if key in table or not folded:
-                raise ConfigError(f"{where}: the model {name!r} is priced twice" if folded else f"{where}: a model has no name")
+            if not folded:
+                raise ConfigError(f"{where}: a model has no name")
+            if key in table:
+                raise ConfigError(f"{where}: the model {name!r} is priced twice")
             table[key] = _rates(given, where, str(name))
 
     @classmethod
@@ -99,22 +101,17 @@ class Overrides:
 
     def _look_up(self, provider: str, model: str) -> Rates | None:
         for name in (model, SNAPSHOT.sub("", model)):
-            found = own_of(self._exact, f"{provider}/{name}", name)
-            if found is not None:
-                return found
+            for key in (f"{provider}/{name}", name):
+                if key in self._exact:
+                    return self._exact[key]
         best: tuple[int, bool] = (-1, False)
         chosen: Rates | None = None
         for prefix, rates in self._prefixes.items():
             scoped = prefix.startswith(f"{provider}/")
             start = prefix.removeprefix(f"{provider}/")
-            if (model.startswith(start) or model.startswith(prefix)) and (len(start), scoped) > best:
+            if model.startswith((start, prefix)) and (len(start), scoped) > best:
                 best, chosen = (len(start), scoped), rates
         return chosen
-
-
-def own_of(table: Mapping[str, Rates], *names: str) -> Rates | None:
-    """Return the first of `names` that the table has."""
-    return next((table[name] for name in names if name in table), None)
 
 
 def _rates(given: object, where: str, model: str) -> Rates:
@@ -123,18 +120,22 @@ def _rates(given: object, where: str, model: str) -> Rates:
     amounts: dict[str, Decimal] = {}
     for key, value in given.items():
         if isinstance(value, Mapping):
-            raise ConfigError(f'{where}: {model!r}: {key!r} is a table: write a name with a dot in quotes: ["{model}.{key}"]')
+            name = f"{model}.{key}"
+            raise ConfigError(f'{where}: {model!r}: {key!r} is a table; a name with a dot stands in quotes: ["{name}"]')
         if key not in PER_MILLION and key not in PER_ONE:
             from rlm_obs._settings import near
 
-            raise ConfigError(f"{where}: {model!r}: there is no price {key!r} (={value!r}){near(str(key), (*PER_MILLION, *PER_ONE))}")
+            hint = near(str(key), (*PER_MILLION, *PER_ONE))
+            raise ConfigError(f"{where}: {model!r}: there is no price {key!r} (={value!r}){hint}")
         amounts[key] = dollars(value, f"{where}: {model!r}: {key}")
-    rates = {ours: EXACT.divide(amounts[key], MILLION) for key, ours in PER_MILLION.items() if key in amounts}
+    rates: dict[str, Any] = {
+        ours: EXACT.divide(amounts[key], MILLION) for key, ours in PER_MILLION.items() if key in amounts
+    }
     if "per_call" in amounts and not rates:
         rates = {"input": Decimal(0), "output": Decimal(0)}  # the call is the price, its tokens are free
     second = amounts.get("per_second")
     return Rates(
         **rates,
-        per_call=own(amounts.get("per_call")),
+        per_call=amounts.get("per_call"),
         audio_hour=None if second is None else EXACT.multiply(second, HOUR),
     )

@@ -1,4 +1,4 @@
-"""Prices a usage part by part: audio, images, tools, seconds, and answers that do not say everything or contradict themselves."""
+"""Prices a usage part by part: audio, images, tools, seconds, and answers that say too little or too much."""
 
 from __future__ import annotations
 

@@ -10,15 +10,19 @@ from rlm_obs._pricing.parts import EXACT, ZERO, in_full, own
 from rlm_obs._record import Cost, Usage
 
 
+add, multiply = EXACT.add, EXACT.multiply
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """What one model costs: US dollars per token, per `character`, per `audio_hour`, `per_call`, and per call of a tool.
+    """What one model costs, in US dollars: per token, `character`, `audio_hour`, `per_call`, and per call of a tool.
 
     None is "has no rate of its own": then a part of the input or output is billed as what it is part of, as
     genai-prices does (`genai_prices/decompose.py`: a usage is billed at its most specific priced unit): cached and
     written tokens as input, audio and images as text. `tiers` are (start, rates): the last whose start is below the
     call's total input reprices the whole call (`genai_prices.types.TieredPrices`). `least_seconds` is the shortest
-    audio that is billed; `caveats` go onto every cost, `cached_caveat` onto those with cached input.
+    audio that is billed; `caveats` go onto every cost, `cached_caveat` onto those with cached input. `hit` and `write`
+    are what cached and written input cost in the end; `plain` says that text and cache need nothing but a product each.
     """
 
     input: Decimal | None = None
@@ -42,10 +46,13 @@ class Rates:
     cached_caveat: str | None = None
     hit: Decimal | None = field(init=False, repr=False, compare=False)
     write: Decimal | None = field(init=False, repr=False, compare=False)
+    plain: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hit", own(self.cached_input, self.input))
         object.__setattr__(self, "write", own(self.cache_write, self.input))
+        text = self.input is not None and self.output is not None
+        object.__setattr__(self, "plain", text and self.reasoning is None and self.per_call is None)
 
     def cost(self, usage: Usage, source: str, caveats: tuple[str, ...] = ()) -> Cost | None:
         """Return what `usage` costs; None where it says nothing that has a rate ("unknown" is never 0).
@@ -61,14 +68,11 @@ class Rates:
         if (
             prompt is None
             or answer is None
-            or self.input is None
-            or self.output is None
+            or not self.plain
             or usage.input_audio_tokens
             or usage.input_image_tokens
             or usage.output_audio_tokens
             or usage.output_image_tokens
-            or self.reasoning is not None
-            or self.per_call is not None
             or usage.tool_calls
             or usage.seconds is not None
             or usage.characters is not None
@@ -78,9 +82,9 @@ class Rates:
         fresh = prompt - hits - written
         if fresh < 0 or (hits and self.cached_caveat):
             return in_full(self, usage, source, caveats + self.caveats)
-        multiply, add = EXACT.multiply, EXACT.add
-        new = total = multiply(self.input, fresh)
-        out = multiply(self.output, answer)
+        new = multiply(self.input or ZERO, fresh)
+        out = multiply(self.output or ZERO, answer)
+        total = add(new, out)
         cached = write = ZERO
         if hits:
             cached = multiply(self.hit or ZERO, hits)
@@ -89,7 +93,7 @@ class Rates:
             write = multiply(self.write or ZERO, written)
             total = add(total, write)
         return Cost(
-            total=add(total, out),
+            total=total,
             source=source,
             input=new,
             cached_input=cached,

@@ -77,7 +77,7 @@ def read_usage(raw: object, provider: str = "openai", tool_usage: object = None)
 
 
 def read_tools(tool_usage: object) -> dict[str, int]:
-    """Return the billed calls of hosted tools, by name, from a response's `tool_usage`; tools without calls are left out.
+    """Return the billed calls of hosted tools, by name, from a response's `tool_usage`; tools not called are left out.
 
     An image generated inside a response says its tokens there and no count: it is one call, whose price is not known.
     """

@@ -1,4 +1,4 @@
-"""The file of records: whole lines by many writers, nothing lost in a crash but what the crash cut, exact to read back."""
+"""The file of records: whole lines by many writers, a crash costs what it cut and no more, exact to read back."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import json
 import math
 import multiprocessing
 import os
-import resource
-import signal
 import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -24,7 +23,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExportResult
 
-from rlm_obs import _attributes, _guard
+from rlm_obs import _attributes
 from rlm_obs._exporters import file as file_module
 from rlm_obs._exporters.file import FileExporter, read_records
 from rlm_obs._record import Cost, Request, Usage
@@ -32,12 +31,6 @@ from rlm_obs.errors import ConfigError
 
 TRACER = TracerProvider().get_tracer("test")
 PLAIN = Usage(input_tokens=15, output_tokens=234)
-
-
-@pytest.fixture(autouse=True)
-def strict(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_guard, "reraise", True)
-    _guard.forget()
 
 
 @pytest.fixture
@@ -91,7 +84,8 @@ def test_other_spans(path: Path) -> None:
     assert line["parent_id"] == above["span_id"] == format(parent.get_span_context().span_id, "016x")
     assert above["parent_id"] is None
     assert line["trace_id"] == above["trace_id"]
-    assert line["duration_s"] >= 0 and line["started_at"].endswith("+00:00")
+    assert line["duration_s"] >= 0
+    assert line["started_at"].endswith("+00:00")
 
 
 def test_errors_by_class_alone(path: Path) -> None:
@@ -119,7 +113,7 @@ def test_content_only_where_it_was_captured(path: Path) -> None:
 
 def test_odd_values_stay_json(path: Path) -> None:
     """NaN, infinities, line breaks, half surrogates and bytes give valid JSON on one line."""
-    span = call(nan=math.nan, inf=math.inf, text="a\nb\u2028c\ud83d", seq=("x", "y"))
+    span = call(nan=math.nan, inf=math.inf, text="a\nb\u2028c\ud83d", seq=("x", "y"), raw=b"\xff")
     assert FileExporter(path).export([span, call()]) is SpanExportResult.SUCCESS
     assert path.read_bytes().count(b"\n") == 2
     attributes = written(path)[0]["attributes"]
@@ -182,7 +176,7 @@ def append_200(path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
 def test_processes_share_a_file(path: Path, method: str) -> None:
-    """Four processes append 200 lines each to one file: every line is whole, none is lost, each writer's are in order."""
+    """Four processes append 200 lines each to one file: every line whole, none lost, each writer's in order."""
     if method != "spawn" and sys.version_info >= (3, 12):
         pytest.skip("the other start methods warn of threads")
     context = multiprocessing.get_context(method)
@@ -289,11 +283,14 @@ def test_a_folder_that_is_gone(path: Path, caplog: pytest.LogCaptureFixture) -> 
     exporter.path.unlink()
     exporter.path.parent.rmdir()
     assert [exporter.export([call()]) for _ in range(3)] == [SpanExportResult.FAILURE] * 3
-    assert len(caplog.records) == 1 and str(exporter.path) in caplog.text
+    assert len(caplog.records) == 1
+    assert str(exporter.path) in caplog.text
 
 
 def test_a_full_disk_leaves_whole_lines(path: Path) -> None:
     """A batch that does not fit is not there at all: the lines before it are whole, and later ones may follow."""
+    resource = pytest.importorskip("resource")
+    signal = pytest.importorskip("signal")
     exporter = FileExporter(path)
     exporter.export([call(number=1)])
     size = path.stat().st_size
@@ -326,7 +323,9 @@ def test_a_lock_that_is_never_given_back(path: Path, monkeypatch: pytest.MonkeyP
     exporter = FileExporter(path)
     with path.open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
+        began = time.monotonic()
         assert exporter.export([call()]) is SpanExportResult.SUCCESS
+        assert time.monotonic() - began < 5
     assert len(written(path)) == 1
 
 
