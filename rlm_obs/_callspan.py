@@ -15,6 +15,7 @@ from opentelemetry import context as otel
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.sampling import DEFAULT_ON
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.util.types import AttributeValue
@@ -38,8 +39,18 @@ class EndedCall(ReadableSpan):
         if record is not None:
             spelled: dict[str, Any] = dict(said or {})
             of_record(record, spelled)
-            self._attributes, self._record = MappingProxyType(spelled), None
+            plain = {key: _plain(value) for key, value in spelled.items() if value is not None}
+            self._attributes, self._record = MappingProxyType(plain), None
         return self._attributes or {}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as an attribute may be: a scalar or a tuple of them; anything else as its text."""
+    if isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, list | tuple):
+        return tuple(v if isinstance(v, str | bool | int | float) else str(v) for v in value)
+    return str(value)
 
 
 class CallSpan(trace.Span):
@@ -74,7 +85,7 @@ class CallSpan(trace.Span):
             self._attributes.update(attributes)
 
     def set_attribute(self, key: str, value: AttributeValue) -> None:
-        if not self._ended and isinstance(value, str | bool | int | float | Sequence):
+        if not self._ended:
             self._attributes[key] = value
 
     def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
@@ -123,11 +134,15 @@ def start(
 ) -> trace.Span:
     """Start a call's span as a child of `parent`, as `opentelemetry.sdk.trace.Tracer.start_span` does: ids by the provider's
     generator, the decision by its sampler. Source: OpenTelemetry specification, trace/sdk.md, "SDK span creation"."""
-    ids = provider.id_generator
-    trace_id = parent.trace_id if parent.is_valid else ids.generate_trace_id()
-    decided = provider.sampler.should_sample(otel.get_current(), trace_id, name, kind, attributes, ())
+    ids, sampler = provider.id_generator, provider.sampler
+    above = parent if parent.is_valid else None
+    trace_id = ids.generate_trace_id() if above is None else above.trace_id
+    if sampler is DEFAULT_ON and (above is None or above.trace_flags.sampled):  # what it would decide, without asking
+        own = SpanContext(trace_id, ids.generate_span_id(), False, SAMPLED, None if above is None else above.trace_state)
+        return CallSpan(name, own, above, kind, attributes, processors, provider.resource)
+    decided = sampler.should_sample(otel.get_current(), trace_id, name, kind, attributes, ())
     flags = SAMPLED if decided.decision.is_sampled() else DROPPED
     own = SpanContext(trace_id, ids.generate_span_id(), False, flags, decided.trace_state)
     if not decided.decision.is_recording():
         return trace.NonRecordingSpan(own)
-    return CallSpan(name, own, parent if parent.is_valid else None, kind, attributes, processors, provider.resource)
+    return CallSpan(name, own, above, kind, attributes, processors, provider.resource)

@@ -101,7 +101,7 @@ class Tracer:
         if self._is_topmost(scope, around):
             attributes[ROOT] = True
         parent = around.get_span_context()
-        return _callspan.start(self._provider, self._pipelines, name, attributes, SpanKind.CLIENT, parent)  # type: ignore[arg-type]
+        return _callspan.start(self._provider, self._pipelines, name, attributes, SpanKind.CLIENT, parent)
 
     def start(
         self, name: str, attributes: Mapping[str, Any] | None = None, *, kind: SpanKind = SpanKind.INTERNAL

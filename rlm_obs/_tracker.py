@@ -37,7 +37,7 @@ class Alert:
 
     def __str__(self) -> str:
         if self.exhausted:
-            return f"budget {self.budget!r} is used up: {money(self.spent)} of {money(self.limit)}"
+            return f"budget {self.budget!r} has no room for the next call: {money(self.spent)} of {money(self.limit)} is spent"
         return f"budget {self.budget!r} has reached {self.threshold:.0%}: {money(self.spent)} of {money(self.limit)}"
 
 
@@ -258,7 +258,7 @@ class CostTracker:
 
     def out_of_room(self, refusal: BudgetExceeded) -> None:
         """Tell those who asked to know that a budget refused a call, if it was this one."""
-        if refusal.budget != self.name:
+        if refusal.account is not self._account:
             return
         if self.on_budget_exceeded is not None:
             _guard.guarded("on_budget_exceeded", self.on_budget_exceeded, refusal)

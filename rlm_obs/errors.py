@@ -28,9 +28,11 @@ class CallRefused(RlmObsError):
 
 def money(amount: Decimal) -> str:
     """Write dollars for a person: two decimals at least, as many as needed to say a tiny amount, never an exponent."""
-    if abs(amount) >= 1 or not amount:
+    if not amount or abs(amount) >= 1:
         return f"${amount:.2f}"
-    return f"${amount:.6f}".rstrip("0") if abs(amount) >= Decimal("0.000001") else f"${amount:.3g}"
+    digits = max(2, 2 - amount.adjusted())  # three that say something
+    whole, _, part = f"{amount:.{digits}f}".partition(".")
+    return f"${whole}.{part.rstrip('0').ljust(2, '0')}"
 
 
 class BudgetExceeded(CallRefused):
@@ -39,6 +41,8 @@ class BudgetExceeded(CallRefused):
     `budget` is its name; `spent`, `held` (by calls in flight), `limit` and `needed` (the most this call can cost) are
     US dollars; `why` says which of the rules refused, `advice` what to do next.
     """
+
+    account: object = None
 
     def __init__(
         self,

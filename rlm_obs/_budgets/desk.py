@@ -348,7 +348,9 @@ class Desk:
     @staticmethod
     def _refusal(need: Need, account: Account, why: str, advice: str) -> BudgetExceeded:
         limit = NONE if account.limit is None else account.limit
-        return BudgetExceeded(account.name, account.spent, account.held, limit, need.most, why, advice)
+        refusal = BudgetExceeded(account.name, account.spent, account.held, limit, need.most, why, advice)
+        refusal.account = account  # names may be given twice, and the tracker has to know its own
+        return refusal
 
 
 def whoever() -> Owner:

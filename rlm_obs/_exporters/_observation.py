@@ -163,7 +163,11 @@ def _text(value: Any) -> str:
 
 
 def _clean(value: Any) -> Any:
-    """Return text that protobuf takes: one half of a surrogate pair would cost the whole batch."""
+    """Return what protobuf takes: half a surrogate pair, or one int past 64 bits, would cost the whole batch."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode("utf-8")
-    return tuple(_clean(v) for v in value) if isinstance(value, tuple) else value
+    if isinstance(value, list | tuple):
+        return tuple(_clean(v) for v in value)
+    if isinstance(value, bool | float | bytes) or (isinstance(value, int) and -(2**63) <= value < 2**63):
+        return value
+    return _clean(_text(value) if isinstance(value, Mapping) else str(value))

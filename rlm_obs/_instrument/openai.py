@@ -252,9 +252,10 @@ def _path(url: str) -> str:
 
 def _body(options: Any) -> Mapping[str, Any]:
     """Return the JSON as it will be sent: the client merges `extra_body` over the arguments."""
-    json_data, extra = options.json_data, options.extra_json
-    body = json_data if isinstance(json_data, Mapping) else {}
-    return {**body, **extra} if isinstance(extra, Mapping) else body
+    body, extra = options.json_data, options.extra_json
+    if type(body) is not dict and not isinstance(body, Mapping):
+        body = {}
+    return {**body, **extra} if extra and isinstance(extra, Mapping) else body
 
 
 def _asked_already(stream_options: Any) -> bool:
@@ -278,7 +279,7 @@ def _timeout_s(client: Any, options: Any) -> float:
 
 def _fields(thing: Any) -> Mapping[str, Any]:
     """Return the fields of a JSON object, or of a model of the client's, which may hold some that it does not know."""
-    if isinstance(thing, Mapping):
+    if type(thing) is dict or isinstance(thing, Mapping):
         return thing
     own: Mapping[str, Any] = getattr(thing, "__dict__", {})
     extra = getattr(thing, "__pydantic_extra__", None)
@@ -286,6 +287,9 @@ def _fields(thing: Any) -> Mapping[str, Any]:
 
 
 def _reasons(choices: list[Any]) -> tuple[str, ...]:
+    if len(choices) == 1:
+        reason = _fields(choices[0]).get("finish_reason")
+        return (reason,) if isinstance(reason, str) else ()
     return tuple([reason for c in choices if isinstance(reason := _fields(c).get("finish_reason"), str)])
 
 

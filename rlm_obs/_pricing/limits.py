@@ -37,6 +37,8 @@ OUTPUT = {
     "text-embedding": 0,
     "text-moderation": 0,
 }
+#: Where the price data rounds a window down; a bound must not be below it.
+WINDOWS = {"gpt-4-32k": 32_768, "gpt-4.1": 1_047_576, "gpt-5.5": 1_050_000}
 
 
 @lru_cache(maxsize=1024)
@@ -55,4 +57,6 @@ def model_limits(model: str) -> int:
 @lru_cache(maxsize=1024)
 def context_window(model: str, provider: str = "openai") -> int | None:
     """Return the most tokens of input and output together, by the price data, or None where it does not say."""
-    return genai.context_window(model, provider)
+    window = genai.context_window(model, provider)
+    least = max((size for name, size in WINDOWS.items() if model.startswith(name)), default=0)
+    return None if window is None else max(window, least)

@@ -9,7 +9,6 @@ from decimal import Decimal
 from rlm_obs._pricing.parts import EXACT, ZERO, in_full, own
 from rlm_obs._record import Cost, Usage
 
-
 add, multiply = EXACT.add, EXACT.multiply
 
 

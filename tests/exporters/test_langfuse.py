@@ -343,10 +343,10 @@ def test_the_live_span_stays_as_it_is() -> None:
     assert span.to_json() == before
 
 
-def test_half_a_surrogate_costs_no_batch(server: Langfuse) -> None:
-    """Text that protobuf does not take is mended, so that the spans beside it arrive."""
-    spans = arrived(server, call(note="a\ud83d"), ended(TRACER.start_span("b\ud83d")))
-    assert (spans[0]["note"], spans[1]["name"]) == ("a?", "b?")
+def test_an_odd_value_costs_no_batch(server: Langfuse) -> None:
+    """What protobuf does not take (half a surrogate pair, an int past 64 bits) is mended; spans beside it arrive."""
+    spans = arrived(server, call(note="a\ud83d", big=2**63, small=[1, "x\udc00"]), ended(TRACER.start_span("b\ud83d")))
+    assert (spans[0]["note"], spans[0]["big"], spans[1]["name"]) == ("a?", str(2**63), "b?")
 
 
 def test_redirects_are_not_followed(server: Langfuse, caplog: pytest.LogCaptureFixture) -> None:
@@ -411,6 +411,14 @@ def test_shutdown_does_not_wait(server: Langfuse) -> None:
     assert len(server.requests) == 1
 
 
+def test_nothing_is_sent_after_the_end(server: Langfuse) -> None:
+    """An exporter that was shut down before its first span sends nothing at all."""
+    exporter = exporter_for(server)
+    exporter.shutdown()
+    assert exporter.export([call()]) is FAILURE
+    assert server.requests == []
+
+
 def test_nobody_there(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """A host where nobody listens is a FAILURE within the time-out, never an exception."""
     monkeypatch.setattr(langfuse, "TIMEOUT_S", 0.3)
@@ -461,9 +469,10 @@ def test_no_secret_in_sight(monkeypatch: pytest.MonkeyPatch) -> None:
     exporter = LangfuseExporter(PUBLIC, SECRET, "https://x.example")
     assert SECRET not in repr(exporter)
     assert "1111222" not in repr(exporter)
-    with pytest.raises(ConfigError, match="swap") as caught:
-        LangfuseExporter(SECRET, PUBLIC)
-    assert SECRET not in str(caught.value)
+    for swapped in ((SECRET, PUBLIC), (SECRET, SECRET), (PUBLIC, PUBLIC)):
+        with pytest.raises(ConfigError, match="swap") as caught:
+            LangfuseExporter(*swapped)
+        assert SECRET not in str(caught.value)
     with pytest.raises(ConfigError, match="no key") as caught:
         LangfuseExporter(PUBLIC, SECRET + "\r\nX: y")
     assert SECRET not in str(caught.value)
