@@ -124,7 +124,11 @@ def parts() -> None:
     spans, ours = timed(bare_span), timed(decorated)
     chain: Chain = runtime().prices
     request = rlm_obs.Request(
-        provider="openai", endpoint="/chat/completions", operation="chat", model="gpt-4o", base_url="https://api.openai.com/v1/"
+        provider="openai",
+        endpoint="/chat/completions",
+        operation="chat",
+        model="gpt-4o",
+        base_url="https://api.openai.com/v1/",
     )
     usage = rlm_obs.Usage(input_tokens=1200, cached_input_tokens=1000, output_tokens=300)
     desk, account = Desk(), Account("benchmark", Decimal(1000))

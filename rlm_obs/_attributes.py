@@ -183,7 +183,9 @@ def _cost_of(said: Mapping[str, Any]) -> Cost | None:
     if COST_PREFIX + "total" not in said:
         return None
     parts = {p: Decimal(said[COST_PREFIX + p]) for p in COST_PARTS if COST_PREFIX + p in said}
-    return Cost(**parts, source=said.get(COST_PREFIX + "source", ""), caveats=tuple(said.get(COST_PREFIX + "caveats", ())))
+    return Cost(
+        **parts, source=said.get(COST_PREFIX + "source", ""), caveats=tuple(said.get(COST_PREFIX + "caveats", ()))
+    )
 
 
 def users_own(said: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from opentelemetry import context as otel
 from opentelemetry.trace import Span, SpanContext, Status, StatusCode
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _prefix = f"call_{secrets.token_hex(6)}_"
 _numbers = itertools.count(1)
 _ending = threading.Lock()
+T = TypeVar("T")
 FROM_STREAM = "output counted from the stream"
 INPUT_BOUND = "input estimated from its bytes"
 BYTES_PER_TOKEN = 4
@@ -199,7 +200,9 @@ class Call:
         first: dict[str, Any] = {}
         names.of_request(self.request, first)
         model = self.request.model
-        self._span = tracer.start_call(self.request.operation if model is None else f"{self.request.operation} {model}", first)
+        self._span = tracer.start_call(
+            self.request.operation if model is None else f"{self.request.operation} {model}", first
+        )
         return tracer.context_of(self._span)
 
     def first_chunk(self) -> None:
@@ -218,9 +221,12 @@ class Call:
         status = getattr(error, "status_code", None)
         if isinstance(status, int):
             self.answer.http_status = status
+        request_id = getattr(error, "request_id", None)
+        if isinstance(request_id, str):
+            self.answer.request_id = request_id
         if isinstance(error, BudgetExceeded):
             for tracker in self._trackers:
-                _guard.guarded("budget", tracker.out_of_room, error)
+                _held_back("budget", tracker.out_of_room, error)
         left = isinstance(error, GeneratorExit)
         kind: CallStatus = "refused" if isinstance(error, CallRefused) else "aborted" if left else "error"
         self._end(kind, None if left else type(error).__name__)
@@ -237,19 +243,20 @@ class Call:
         if self._pid != os.getpid():
             return  # a forked child inherited the call; its parent ends it
         duration_s = time.perf_counter() - self._began - self._waited_s
-        _guard.guarded("call", self._conclude, status, error, duration_s)
+        _held_back("call", self._conclude, status, error, duration_s)
         if self._hold is not None and not self._hold.settled:  # whatever failed above, no hold outlives its call
             _guard.guarded("budget", desk.settle, self._hold, self._hold.amount)
         self._content = None
 
     def _conclude(self, status: CallStatus, error: str | None, duration_s: float) -> None:
-        cost = None if status == "refused" else _guard.guarded("price", self._cost, status, error)
+        cost = None if status == "refused" else _held_back("price", self._cost, status, error)
         if status == "refused":
             cost = Cost(total=NONE, source="not sent")
             self.start()  # a refused call is a span too, so that a trace shows why it stopped
         record = self.record = self._record(status, error, duration_s, cost)
         self._settle(record)
-        self._plugins.notify("call_finished", record=record)
+        for name, function, wanted in self._plugins.callers("call_finished"):
+            _held_back(f"{name}.call_finished", function, *(record for _ in wanted))
         self._end_span(record)
 
     def _cost(self, status: CallStatus, error: str | None) -> Cost | None:
@@ -260,7 +267,12 @@ class Call:
             return cost
         if answer.http_status is not None and answer.http_status >= 400:
             return Cost(total=NONE, source="status")
-        if status == "error" and error not in _MAYBE_BILLED and not answer.streamed_tokens and answer.http_status is None:
+        if (
+            status == "error"
+            and error not in _MAYBE_BILLED
+            and not answer.streamed_tokens
+            and answer.http_status is None
+        ):
             return Cost(total=NONE, source="not answered")
         if self.request.streamed and answer.http_status is not None:
             return self._estimated()
@@ -350,7 +362,7 @@ class Call:
         elif charge:
             desk.spend(tuple(t._account for t in self._trackers), charge)
         for tracker in self._trackers:
-            _guard.guarded("budget", tracker.book, record, charge, self._operations)
+            _held_back("budget", tracker.book, record, charge, self._operations)
 
     def _charge_of_the_unseen(self, estimate: Decimal) -> Decimal:
         """Return what a call whose cost nobody told costs its budgets: an estimate, or all that was held for it."""
@@ -376,7 +388,7 @@ class Call:
                 names.of_record(record, said)
                 span.set_attributes(said)
             if self._content is not None:
-                span.set_attributes(_guard.guarded("redact", self._recorded_content) or {})
+                span.set_attributes(_held_back("redact", self._recorded_content) or {})
             if record.status in ("error", "refused"):
                 span.set_status(Status(StatusCode.ERROR, record.error))
         span.end()
@@ -394,6 +406,15 @@ class Call:
                 return {}
         found = {names.INPUT_MESSAGES: content.get("input"), names.OUTPUT_MESSAGES: content.get("output")}
         return {k: json.dumps(v, ensure_ascii=False, default=str) for k, v in found.items() if v is not None}
+
+
+def _held_back(kind: str, function: Callable[..., T], /, *args: Any) -> T | None:
+    """Call as `guarded` does, but let no refusal out either: the call is over, and its outcome is the user's."""
+    try:
+        return function(*args)
+    except Exception as error:
+        _guard.failed(kind, error)
+        return None
 
 
 #: Exceptions after which nobody knows whether the provider worked, and will bill: the request had left.

@@ -15,7 +15,7 @@ from opentelemetry import context as otel
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.sampling import DEFAULT_ON
+from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Decision
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.util.types import AttributeValue
@@ -56,7 +56,19 @@ def _plain(value: Any) -> Any:
 class CallSpan(trace.Span):
     """An OpenTelemetry span that keeps plain values and hands one finished `ReadableSpan` to its processors."""
 
-    __slots__ = ("_attributes", "_context", "_ended", "_kind", "_name", "_processors", "_started", "_status", "parent", "record", "resource")
+    __slots__ = (
+        "_attributes",
+        "_context",
+        "_ended",
+        "_kind",
+        "_name",
+        "_processors",
+        "_started",
+        "_status",
+        "parent",
+        "record",
+        "resource",
+    )
 
     def __init__(
         self,
@@ -138,11 +150,13 @@ def start(
     above = parent if parent.is_valid else None
     trace_id = ids.generate_trace_id() if above is None else above.trace_id
     if sampler is DEFAULT_ON and (above is None or above.trace_flags.sampled):  # what it would decide, without asking
-        own = SpanContext(trace_id, ids.generate_span_id(), False, SAMPLED, None if above is None else above.trace_state)
+        own = SpanContext(
+            trace_id, ids.generate_span_id(), False, SAMPLED, None if above is None else above.trace_state
+        )
         return CallSpan(name, own, above, kind, attributes, processors, provider.resource)
     decided = sampler.should_sample(otel.get_current(), trace_id, name, kind, attributes, ())
-    flags = SAMPLED if decided.decision.is_sampled() else DROPPED
+    flags = SAMPLED if decided.decision is Decision.RECORD_AND_SAMPLE else DROPPED
     own = SpanContext(trace_id, ids.generate_span_id(), False, flags, decided.trace_state)
-    if not decided.decision.is_recording():
+    if decided.decision is Decision.DROP:
         return trace.NonRecordingSpan(own)
     return CallSpan(name, own, above, kind, attributes, processors, provider.resource)

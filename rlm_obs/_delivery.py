@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
@@ -17,7 +17,9 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from rlm_obs import _guard
 from rlm_obs._plugins import Plugins
 from rlm_obs._settings import Settings, near
-from rlm_obs.errors import ConfigError
+from rlm_obs.errors import CallRefused, ConfigError
+
+LOSSES = ("failed", "queue full", "shut down")
 
 
 class _Counted(SpanExporter):
@@ -27,17 +29,16 @@ class _Counted(SpanExporter):
         self._pipeline = pipeline
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        pipeline = self._pipeline
+        pipeline, taken = self._pipeline, False
         pipeline.move(len(spans), "waiting", "sending")
-        result = _guard.guarded(f"exporter {pipeline.name}", pipeline.exporter.export, spans)
-        pipeline.move(len(spans), "sending", "sent" if result is SpanExportResult.SUCCESS else "failed")
-        return result or SpanExportResult.FAILURE
+        try:
+            taken = pipeline.asks("export", spans) is SpanExportResult.SUCCESS
+        finally:
+            pipeline.move(len(spans), "sending", "sent" if taken else "failed")
+        return SpanExportResult.SUCCESS if taken else SpanExportResult.FAILURE
 
     def shutdown(self) -> None:
-        _guard.guarded(f"exporter {self._pipeline.name}", self._pipeline.exporter.shutdown)
-
-    def force_flush(self, timeout_millis: int = 30000) -> bool:
-        return bool(_guard.guarded(f"exporter {self._pipeline.name}", self._pipeline.exporter.force_flush, timeout_millis))
+        """Do nothing: the pipeline shuts its exporter down itself, within its bound."""
 
 
 class Pipeline(SpanProcessor):
@@ -51,21 +52,33 @@ class Pipeline(SpanProcessor):
         delay_s = getattr(exporter, "delay_s", None)
         self._batches = BatchSpanProcessor(
             _Counted(self),
-            schedule_delay_millis=None if delay_s is None or "OTEL_BSP_SCHEDULE_DELAY" in os.environ else delay_s * 1000,
+            schedule_delay_millis=None
+            if delay_s is None or "OTEL_BSP_SCHEDULE_DELAY" in os.environ
+            else delay_s * 1000,
         )
         self._room = self._batches._batch_processor._max_queue_size
         self._lock = threading.Lock()
         self._flusher: threading.Thread | None = None
-        self.counts = dict.fromkeys(("waiting", "sending", "sent", "failed", "queue full", "shut down"), 0)
-        self._failed_before = 0
-        self._closed = False
-        _pipelines.add(self)
+        self._flushed = True
+        self.counts = dict.fromkeys(("waiting", "sending", "sent", *LOSSES), 0)
+        self._lost_before = 0
+        self._closed = self._given_up = False
+        with _lock:
+            _pipelines.add(self)
         _watch_exit()
+
+    def asks(self, what: str, *args: Any) -> Any:
+        """Call a method of the exporter under the guard; None where it fails, and where it has no such method."""
+        try:
+            return _guard.guarded(f"exporter {self.name}", getattr(self.exporter, what, _nothing), *args)
+        except CallRefused as refusal:  # an exporter may call models itself, under a budget
+            _guard.failed(f"exporter {self.name}", refusal)
+            return None
 
     def move(self, spans: int, source: str, to: str) -> None:
         """Count `spans` spans as gone from one state to another."""
         with self._lock:
-            self.counts[source] -= spans
+            self.counts["shut down" if self._given_up else source] -= spans
             self.counts[to] += spans
 
     def on_end(self, span: ReadableSpan) -> None:
@@ -84,53 +97,87 @@ class Pipeline(SpanProcessor):
                 lost,
             )
 
+    def begin_flush(self) -> threading.Thread:
+        """Have what is queued sent by a thread of its own, or by the one that is at it already."""
+        with self._lock:
+            flusher = self._flusher
+            if flusher is None or not flusher.is_alive():
+                flusher = self._flusher = threading.Thread(target=self._flush, name="rlm_obs-flush", daemon=True)
+                flusher.start()
+            return flusher
+
     def flush(self, timeout_s: float) -> bool:
-        """Send what is queued; True if, within `timeout_s`, all of it was accepted and nothing failed since the last flush."""
-        if self._closed:
-            return self._all_sent()
-        flusher = self._flusher
-        if flusher is None or not flusher.is_alive():
-            flusher = threading.Thread(target=self._flush, name="rlm_obs-flush", daemon=True)
-            self._flusher = flusher
-            flusher.start()
-        flusher.join(timeout_s)
-        return not flusher.is_alive() and self._all_sent()
+        """Send what is queued; True if, within `timeout_s`, all of it was accepted and nothing was lost since the last flush."""
+        ends = time.monotonic() + timeout_s
+        with self._lock:
+            asked = self._left() + self.counts["waiting"] + self.counts["sending"]
+        for _ in range(2):  # a flush that others had begun may have passed our spans already
+            if self._closed:
+                break
+            flusher = self.begin_flush()
+            flusher.join(max(0.0, ends - time.monotonic()))
+            if flusher.is_alive():
+                return False
+            if self._left() >= asked:
+                break
+        with self._lock:
+            lost = sum(self.counts[why] for why in LOSSES)
+            clean, self._lost_before = lost == self._lost_before, lost
+            return clean and self._flushed and self._left() >= asked
 
     def _flush(self) -> None:
         self._batches.force_flush()
-        _guard.guarded(f"exporter {self.name}", self.exporter.force_flush)
+        self._flushed = self.asks("force_flush") is not False
 
-    def _all_sent(self) -> bool:
-        with self._lock:
-            clean = self.counts["failed"] == self._failed_before
-            self._failed_before = self.counts["failed"]
-            return clean and not self.counts["waiting"] and not self.counts["sending"]
+    def _left(self) -> int:
+        """Return how many spans have come to their end; they do in the order in which they came."""
+        return self.counts["sent"] + self.counts["failed"]
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         return self.flush(timeout_millis / 1000)
 
     def close(self, timeout_s: float) -> bool:
         """Send what is queued, within `timeout_s`, and stop; what could not be sent is counted. True if nothing was lost."""
+        ends = time.monotonic() + timeout_s
         with self._lock:
             if self._closed:
-                return True
+                return not self.losses()
             self._closed = True
         self._batches._batch_processor.shutdown(timeout_millis=int(timeout_s * 1000))
+        self._shut_exporter(max(0.0, ends - time.monotonic()))
         with self._lock:
+            self._given_up = True
             self.counts["shut down"] += self.counts["waiting"] + self.counts["sending"]
             self.counts["waiting"] = self.counts["sending"] = 0
-            lost = sum(self.counts[why] for why in ("failed", "queue full", "shut down"))
-        _pipelines.discard(self)
-        if lost:
-            _guard.log.warning("exporter %r: %d spans were not delivered (%s)", self.name, lost, self.losses())
-        return not lost
+            losses = self.losses()
+        with _lock:
+            _pipelines.discard(self)
+        if losses:
+            _guard.log.warning("exporter %r: %d spans were not delivered (%s)", self.name, sum(losses.values()), losses)
+        return not losses
+
+    def _shut_exporter(self, timeout_s: float) -> None:
+        """Shut the exporter down in a thread, since it may hang on what its `export` hangs on."""
+        closing = threading.Thread(target=self.asks, args=("shutdown",), name="rlm_obs-close", daemon=True)
+        try:
+            closing.start()
+        except RuntimeError:  # no thread starts at the end of the program (Python 3.12 and later)
+            if not self._batches._batch_processor._worker_thread.is_alive():
+                self.asks("shutdown")
+        else:
+            closing.join(timeout_s)
 
     def shutdown(self) -> None:
         self.close(_exit_timeout_s)
 
+    @property
+    def closed(self) -> bool:
+        """Tell whether it has stopped, or is about to."""
+        return self._closed
+
     def losses(self) -> dict[str, int]:
         """Return how many spans were lost, by reason."""
-        return {why: n for why in ("failed", "queue full", "shut down") if (n := self.counts[why])}
+        return {why: n for why in LOSSES if (n := self.counts[why])}
 
     def stats(self) -> dict[str, Any]:
         """Return how many spans are queued, sent and dropped (by reason), JSON-ready."""
@@ -143,7 +190,7 @@ class Pipeline(SpanProcessor):
         self._lock = threading.Lock()
         self._flusher = None
         self.counts = dict.fromkeys(self.counts, 0)
-        self._failed_before = 0
+        self._lost_before = 0
 
 
 def build_pipelines(wanted: Iterable[str | SpanExporter], plugins: Plugins, settings: Settings) -> list[Pipeline]:
@@ -158,7 +205,9 @@ def build_pipelines(wanted: Iterable[str | SpanExporter], plugins: Plugins, sett
     for one in wanted:
         if not isinstance(one, str):
             if not callable(getattr(one, "export", None)) or isinstance(one, type):
-                raise ConfigError(f"exporters: {one!r} is no exporter: give a name, or an OpenTelemetry SpanExporter object")
+                raise ConfigError(
+                    f"exporters: {one!r} is no exporter: give a name, or an OpenTelemetry SpanExporter object"
+                )
             built.append((type(one).__name__, one))
         elif one in offered:
             built.append((one, offered[one](settings)))
@@ -172,7 +221,8 @@ def flush_all(pipelines: Iterable[Pipeline], timeout_s: float) -> bool:
     ends = time.monotonic() + timeout_s
     waiting = list(pipelines)
     for pipeline in waiting:
-        pipeline.flush(0)  # start all of them, then wait for each
+        if not pipeline.closed:
+            pipeline.begin_flush()  # all of them at once, then wait for each
     return all([pipeline.flush(max(0.0, ends - time.monotonic())) for pipeline in waiting])
 
 
@@ -187,12 +237,14 @@ def close_all(pipelines: Iterable[Pipeline], timeout_s: float) -> bool:
 _pipelines: weakref.WeakSet[Pipeline] = weakref.WeakSet()
 _exit_timeout_s = 5.0
 _watching = False
+_lock = threading.Lock()
 _anchor = threading.Event()  # any weakly referable object: multiprocessing keys its after-fork calls by it
 
 
 def every_pipeline() -> list[Pipeline]:
     """Return the pipelines of this process that are not closed."""
-    return list(_pipelines)
+    with _lock:
+        return list(_pipelines)
 
 
 def bound_exit(timeout_s: float) -> None:
@@ -203,7 +255,20 @@ def bound_exit(timeout_s: float) -> None:
 
 def at_exit() -> None:
     """Deliver what is queued within the bound; registered for the end of the program, however it comes."""
+    _guard.guarded("exit", _before_exit)
     close_all(every_pipeline(), _exit_timeout_s)
+
+
+def _nothing(*_: object) -> None: ...
+
+
+_before_exit: Callable[[], None] = _nothing
+
+
+def before_exit(end_calls: Callable[[], None]) -> None:
+    """Have `end_calls` called at the end of the program, before the last spans are delivered."""
+    global _before_exit
+    _before_exit = end_calls
 
 
 def _watch_exit() -> None:
@@ -223,6 +288,8 @@ def _watch_multiprocessing() -> None:
 
 
 def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()
     for pipeline in every_pipeline():
         pipeline.after_fork()
     util: Any = sys.modules.get("multiprocessing.util")

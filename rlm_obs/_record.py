@@ -27,7 +27,9 @@ def dollars(value: object, name: str) -> Decimal:
     try:
         amount = Decimal(str(value).strip())
     except ArithmeticError:
-        raise ConfigError(f"{name}={value!r} is not an amount: give a number of US dollars such as 10 or '0.50'") from None
+        raise ConfigError(
+            f"{name}={value!r} is not an amount: give a number of US dollars such as 10 or '0.50'"
+        ) from None
     if not amount.is_finite() or amount < 0 or amount > ABSURD:
         raise ConfigError(f"{name}={value!r} cannot be: give a finite amount of US dollars, 0 or more")
     return amount

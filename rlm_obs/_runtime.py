@@ -124,7 +124,9 @@ class Instrumentation:
 
     def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
         # A handler runs inside the main thread, which may hold any lock of ours: the work is done in another one.
-        flushing = threading.Thread(target=flush, args=(self.settings.exit_timeout_s,), name="rlm_obs-sigterm", daemon=True)
+        flushing = threading.Thread(
+            target=flush, args=(self.settings.exit_timeout_s,), name="rlm_obs-sigterm", daemon=True
+        )
         flushing.start()
         flushing.join(self.settings.exit_timeout_s)
         if callable(self._old_sigterm):
@@ -266,9 +268,10 @@ def end_lost_streams() -> None:
 
 
 def before_flush(end_lost: Callable[[], None]) -> None:
-    """Have `end_lost` called before anything is flushed; the watch on streams sets it."""
+    """Have `end_lost` called before anything is flushed, and at the end of the program; the watch on streams sets it."""
     global _end_lost
     _end_lost = end_lost
+    _delivery.before_exit(end_lost)
 
 
 def _after_fork() -> None:

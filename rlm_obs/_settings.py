@@ -60,7 +60,10 @@ class Settings(BaseSettings):
         description="The name of the program on its traces (`service.name`).",
     )
     sample_rate: float | None = Field(
-        None, ge=0, le=1, description="The share of traces that is kept; costs and budgets count all calls. Unset: OTEL_TRACES_SAMPLER, or all."
+        None,
+        ge=0,
+        le=1,
+        description="The share of traces that is kept; costs and budgets count all calls. Unset: OTEL_TRACES_SAMPLER, or all.",
     )
     capture_content: bool = Field(
         False,
@@ -97,7 +100,9 @@ class Settings(BaseSettings):
         validation_alias=_also("RLM_OBS_LANGFUSE_HOST", "langfuse_host", "LANGFUSE_HOST", "LANGFUSE_BASE_URL"),
         description="Langfuse's address.",
     )
-    exit_timeout_s: float = Field(5.0, ge=0, le=600, description="The longest that the end of the program waits for exporters.")
+    exit_timeout_s: float = Field(
+        5.0, ge=0, le=600, description="The longest that the end of the program waits for exporters."
+    )
     flush_on_sigterm: bool = Field(
         False, description="Flush when the process is told to stop (SIGTERM), then do what was installed before."
     )
@@ -135,7 +140,9 @@ def read_settings(given: Settings | Mapping[str, Any] | None = None, **arguments
     """
     _report_unknown()
     if given is not None and not isinstance(given, Settings | Mapping):
-        raise ConfigError(f"settings={type(given).__name__}: give a mapping such as {{'exporters': ['console']}}, or rlm_obs.Settings")
+        raise ConfigError(
+            f"settings={type(given).__name__}: give a mapping such as {{'exporters': ['console']}}, or rlm_obs.Settings"
+        )
     base = given.model_dump(exclude_unset=True) if isinstance(given, Settings) else dict(given or {})
     chosen = base | {k: v for k, v in arguments.items() if v is not None}
     for name in chosen:

@@ -52,19 +52,19 @@ class Tracer:
         if wanted is None:
             wanted = DEFAULT_EXPORTERS if tracer_provider is None else ()
         self.service_name = chosen.service_name
+        own = self._new_provider(chosen) if tracer_provider is None else None
+        provider = tracer_provider if own is None else own
+        if wanted and not isinstance(provider, TracerProvider):
+            raise ConfigError("tracer_provider takes no exporters: give exporters=[], or an OpenTelemetry SDK provider")
         self._pipelines = _delivery.build_pipelines(wanted, loaded(), chosen)
-        self._provider = self._own_provider(chosen) if tracer_provider is None else tracer_provider
-        self._owns_provider = tracer_provider is None
         for pipeline in self._pipelines:
-            if not isinstance(self._provider, TracerProvider):
-                raise ConfigError("tracer_provider takes no exporters: give exporters=[], or an OpenTelemetry SDK provider")
-            self._provider.add_span_processor(pipeline)
-        self._resource = getattr(self._provider, "resource", None)
-        self._tracer = self._provider.get_tracer("rlm_obs")
-        self._makes_call_spans = tracer_provider is None and _plain(self._tracer)
+            provider.add_span_processor(pipeline)  # type: ignore[union-attr]  # checked above
+        self._resource = getattr(provider, "resource", None)
+        self._tracer = trace.get_tracer("rlm_obs", tracer_provider=provider)
+        self._own = own if _plain(self._tracer) else None
 
     @staticmethod
-    def _own_provider(chosen: Settings) -> TracerProvider:
+    def _new_provider(chosen: Settings) -> TracerProvider:
         sampler: Sampler | None = None
         if chosen.sample_rate is not None:
             sampler = ParentBased(TraceIdRatioBased(chosen.sample_rate))
@@ -92,7 +92,7 @@ class Tracer:
 
     def start_call(self, name: str, attributes: dict[str, Any]) -> Span:
         """Start the span of a call (kind CLIENT), as `start` does; `attributes` is taken over, not copied."""
-        if not self._makes_call_spans:
+        if self._own is None:
             return self.start(name, attributes, kind=SpanKind.CLIENT)
         scope = _scope.current()
         if scope.attributes:
@@ -101,7 +101,7 @@ class Tracer:
         if self._is_topmost(scope, around):
             attributes[ROOT] = True
         parent = around.get_span_context()
-        return _callspan.start(self._provider, self._pipelines, name, attributes, SpanKind.CLIENT, parent)
+        return _callspan.start(self._own, self._pipelines, name, attributes, SpanKind.CLIENT, parent)
 
     def start(
         self, name: str, attributes: Mapping[str, Any] | None = None, *, kind: SpanKind = SpanKind.INTERNAL

@@ -139,7 +139,12 @@ class CostTracker:
         for argument, given in (("on_alert", on_alert), ("on_budget_exceeded", on_budget_exceeded)):
             if given is not None and not callable(given):
                 raise ConfigError(f"{argument}={given!r}: give a function of one argument")
-        self.name, self.alert_threshold, self.wait_s, self.unseen_usage = name, float(alert_threshold), wait_s, unseen_usage
+        self.name, self.alert_threshold, self.wait_s, self.unseen_usage = (
+            name,
+            float(alert_threshold),
+            wait_s,
+            unseen_usage,
+        )
         self._alert_share = Decimal(str(alert_threshold))
         self.unknown_price = _assumed(unknown_price)
         self.on_alert, self.on_budget_exceeded = on_alert, on_budget_exceeded
@@ -262,7 +267,10 @@ class CostTracker:
             return
         if self.on_budget_exceeded is not None:
             _guard.guarded("on_budget_exceeded", self.on_budget_exceeded, refusal)
-        self._alert("exhausted", Alert(budget=self.name, threshold=1.0, spent=refusal.spent, limit=refusal.limit, exhausted=True))
+        self._alert(
+            "exhausted",
+            Alert(budget=self.name, threshold=1.0, spent=refusal.spent, limit=refusal.limit, exhausted=True),
+        )
 
     def _alert_if_due(self) -> None:
         limit = self._account.limit

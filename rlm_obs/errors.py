@@ -58,6 +58,9 @@ class BudgetExceeded(CallRefused):
         self.budget, self.spent, self.held, self.limit, self.needed = budget, spent, held, limit, needed
         self.why, self.advice = why, advice
 
+    def __reduce__(self) -> tuple[type[BudgetExceeded], tuple[object, ...]]:
+        return type(self), self.args  # without the account, which belongs to this process
+
     def __str__(self) -> str:
         return (
             f"budget {self.budget!r}: {self.why}. Spent {money(self.spent)} of {money(self.limit)}, "

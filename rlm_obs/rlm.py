@@ -79,7 +79,9 @@ class RLM:
             )
             answer = completion.choices[0].message.content or ""
         trace = None if span is None else format(span.get_span_context().trace_id, "032x")
-        return RLMResult(final_answer=answer, cost_usd=_cost_of(told.records), usage=_usage_of(told.records), trace_id=trace)
+        return RLMResult(
+            final_answer=answer, cost_usd=_cost_of(told.records), usage=_usage_of(told.records), trace_id=trace
+        )
 
     @contextmanager
     def _span(self) -> Iterator[Span | None]:

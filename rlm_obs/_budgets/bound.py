@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-#: An image costs at most this many tokens on any model that publishes a formula (gpt-4o-mini: 2833 + 8 tiles × 5667).
+#: An image costs at most this many tokens on any model that publishes a formula (gpt-4o-mini: 2833 + 8 tiles of 5667).
 MOST_IMAGE_TOKENS = 48_169
 #: A token of audio is 100 ms; nothing below 8 kbit/s is accepted, so 100 bytes are at least one token's time.
 AUDIO_BYTES_PER_TOKEN = 100
@@ -15,7 +15,7 @@ _IMAGE_KEYS = frozenset({"image_url", "input_image"})
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """The most a call can use, in tokens. `output_tokens` is over all choices; `limit_is_users` if the request set it."""
+    """The most a call can use, in tokens. `output_tokens` is of all choices; `limit_is_users` if the request set it."""
 
     input_tokens: int
     output_tokens: int
@@ -26,7 +26,7 @@ class Bound:
 def most_text_tokens(text: str) -> int:
     """Return the most tokens `text` can be: a bound, about four times too high for English prose.
 
-    Unit: tokens of any byte-level BPE. Source: such a token covers at least one byte (Radford et al. 2019, section 2.2).
+    Unit: tokens of any byte-level BPE. Source: one covers at least one byte (Radford et al. 2019, section 2.2).
     """
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 

@@ -9,9 +9,11 @@ import asyncio
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Decimal
+from typing import Any
 
 from rlm_obs._guard import log
 from rlm_obs.errors import BudgetExceeded, RlmObsError, money
@@ -19,7 +21,8 @@ from rlm_obs.errors import BudgetExceeded, RlmObsError, money
 NONE = Decimal(0)
 GRAIN = Decimal("1e-12")
 LOG_WAIT_AFTER_S = 5.0
-Owner = tuple[int, int]  # (thread, asyncio task): who waits for whom
+#: Who waits for whom: the thread and the asyncio task. Weak, so that no id is taken for a dead one's, and nobody is kept alive.
+Owner = tuple["weakref.ref[threading.Thread]", "weakref.ref[asyncio.Task[Any]] | None"]
 
 
 @dataclass(slots=True, eq=False)
@@ -95,23 +98,24 @@ class Hold:
 class Waiting:
     """A call that waits in line for money held by others; ends granted, refused, timed out or cancelled, once."""
 
-    __slots__ = ("_desk", "_done", "_wake", "accounts", "began", "hold", "label", "need", "owner", "refusal")
+    __slots__ = ("_desk", "_done", "_wake", "accounts", "began", "gone", "hold", "label", "need", "owner", "refusal")
 
     def __init__(self, desk: Desk, need: Need, accounts: tuple[Account, ...], owner: Owner, label: str) -> None:
         self._desk, self.need, self.accounts, self.owner, self.label = desk, need, accounts, owner, label
         self.hold: Hold | None = None
         self.refusal: BudgetExceeded | None = None
+        self.gone = False
         self._done = threading.Event()
-        self._wake: Callable[[], None] = self._done.set
+        self._wake: Callable[[], object] = self._done.set
         self.began = time.monotonic()
 
     def resolve(self, hold: Hold | None, refusal: BudgetExceeded | None) -> None:
-        """Tell the waiting call its outcome; called under the desk's lock. Raises RuntimeError if its event loop is gone."""
+        """Tell the waiting call its outcome, under the desk's lock. Raises RuntimeError if its event loop is gone."""
         self.hold, self.refusal = hold, refusal
         self._wake()
 
     def wait(self, timeout_s: float) -> Hold:
-        """Block this thread until there is room; raises BudgetExceeded where there will be none, or after `timeout_s`."""
+        """Block this thread until there is room. Raises BudgetExceeded where there will be none, or after a while."""
         try:
             first = min(LOG_WAIT_AFTER_S, timeout_s)
             if not self._done.wait(first) and timeout_s > first:
@@ -124,14 +128,14 @@ class Waiting:
 
     async def wait_async(self, timeout_s: float) -> Hold:
         """Await until there is room, as `wait` does; a cancelled task leaves the line and holds nothing."""
-        loop = asyncio.get_running_loop()
-        woken = asyncio.Event()
-        with self._desk.lock:
-            self._wake = lambda: loop.call_soon_threadsafe(woken.set)
-            if self.hold is not None or self.refusal is not None:
-                woken.set()
         first = min(LOG_WAIT_AFTER_S, timeout_s)
         try:
+            loop = asyncio.get_running_loop()
+            woken = asyncio.Event()
+            with self._desk.lock:
+                self._wake = lambda: loop.call_soon_threadsafe(woken.set)
+                if self.hold is not None or self.refusal is not None:
+                    woken.set()
             if not await _set_within(woken, first) and timeout_s > first:
                 self._desk.tell_why(self)
                 await _set_within(woken, timeout_s - first)
@@ -143,7 +147,8 @@ class Waiting:
 
 async def _set_within(event: asyncio.Event, timeout_s: float) -> bool:
     try:
-        return await asyncio.wait_for(event.wait(), timeout_s)
+        async with asyncio.timeout(timeout_s):
+            return await event.wait()
     except TimeoutError:
         return False
 
@@ -172,12 +177,11 @@ class Desk:
     def _ask(
         self, need: Need, accounts: tuple[Account, ...], owner: Owner, label: str, may_wait: bool
     ) -> Hold | Waiting | None:
-        """Do what `ask` does; None if the call cannot go at once, and may be lowered by a `least` that is still open."""
+        """Do what `ask` does; None if the call cannot go at once, and could be lowered by a `least` still open."""
         with self.lock:
-            behind = bool(self._line) and not need.free and self._is_behind(accounts, owner)
-            hold, refusal = (None, None) if behind else self._judge(need, accounts, owner, label)
-            if hold is not None:
-                return hold
+            tokens, refusal = self._judge(need, accounts, owner)
+            if tokens is not None and not (self._line and need.most and self._is_behind(accounts, owner)):
+                return self._grant(need, accounts, owner, label, tokens)
             if need.lowerable and need.least is None:
                 return None
             if refusal is None and not may_wait:
@@ -218,6 +222,8 @@ class Desk:
 
     def give_up(self, waiting: Waiting) -> None:
         """Leave the line; what was granted meanwhile is returned."""
+        if waiting.gone:  # also in a finaliser, which may run while this very thread has the lock
+            return
         with self.lock:
             self._line.pop(waiting, None)
             if waiting.hold is not None:
@@ -245,6 +251,8 @@ class Desk:
         """Log who holds the money that a call has been waiting for."""
         with self.lock:
             account = self._short(waiting.need, waiting.accounts)
+            if next((w for w in self._line if account in w.accounts), None) is not waiting:
+                return  # who stands in front has said it
             holders = sorted(account.holds.values(), key=lambda h: -h.amount)[:3]
             held, several = account.held, len(account.holds)
         log.warning(
@@ -271,9 +279,9 @@ class Desk:
         return any(not mine.isdisjoint(w.accounts) for w in self._line)
 
     def _judge(
-        self, need: Need, accounts: tuple[Account, ...], owner: Owner, label: str
-    ) -> tuple[Hold | None, BudgetExceeded | None]:
-        """Grant, refuse, or neither: the call has to wait."""
+        self, need: Need, accounts: tuple[Account, ...], owner: Owner
+    ) -> tuple[int | None, BudgetExceeded | None]:
+        """Return how much output there is room for, or why there will be none; neither: the call has to wait."""
         tokens, must_wait = need.tokens, False
         for account in accounts:
             if account.limit is None or need.free or account.enforcement in ("warn", "off"):
@@ -289,20 +297,23 @@ class Desk:
                 must_wait = True  # it fits once others have settled
             elif not (need.lowerable and account.clamp):
                 return None, self._too_large(need, account, own)
-            elif others:
-                must_wait = True
             else:
-                tokens = min(tokens, need.affordable(left - own))
-                if tokens < account.min_output_tokens:
+                affordable = need.affordable(left - own)  # once the others have settled, and cost nothing
+                if affordable < account.min_output_tokens:
                     return None, self._too_large(need, account, own)
-        if must_wait:
-            return None, None
+                must_wait = must_wait or others > 0
+                tokens = min(tokens, affordable)
+        return (None, None) if must_wait else (tokens, None)
+
+    @staticmethod
+    def _grant(need: Need, accounts: tuple[Account, ...], owner: Owner, label: str, tokens: int) -> Hold:
+        """Hold what the call costs at most, with its output limited to `tokens`."""
         lowered = tokens < need.tokens
         hold = Hold(accounts, need.cost(tokens), owner, label, tokens if lowered else None, time.monotonic())
         for account in accounts:
             account.held += hold.amount
             account.holds[id(hold)] = hold
-        return hold, None
+        return hold
 
     def _return(self, hold: Hold) -> None:
         hold.settled = True
@@ -316,14 +327,18 @@ class Desk:
         for waiting in list(self._line):
             if blocked and not blocked.isdisjoint(waiting.accounts):
                 continue
-            hold, refusal = self._judge(waiting.need, waiting.accounts, waiting.owner, waiting.label)
-            if hold is None and refusal is None:
+            tokens, refusal = self._judge(waiting.need, waiting.accounts, waiting.owner)
+            if tokens is None and refusal is None:
                 blocked.update(waiting.accounts)
                 continue
             del self._line[waiting]
+            hold = None
+            if tokens is not None:
+                hold = self._grant(waiting.need, waiting.accounts, waiting.owner, waiting.label, tokens)
             try:
                 waiting.resolve(hold, refusal)
             except RuntimeError:  # its event loop was closed under it: nobody will come for the hold
+                waiting.gone = True
                 if hold is not None:
                     self._return(hold)
 
@@ -355,7 +370,8 @@ class Desk:
 
 def whoever() -> Owner:
     """Return who is running: the thread, and the asyncio task if there is one."""
-    return threading.get_ident(), id(asyncio.current_task()) if in_event_loop() else 0
+    task = asyncio.current_task() if in_event_loop() else None
+    return weakref.ref(threading.current_thread()), None if task is None else weakref.ref(task)
 
 
 def in_event_loop() -> bool:

@@ -1,0 +1,17 @@
+"""Offers the commands that come with rlm_obs, by the hook that any plugin offers its own by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rlm_obs._hookspecs import hookimpl
+
+
+@hookimpl
+def register_commands() -> Mapping[str, Callable[..., Any]]:
+    """Offer the commands; each is a plain function in a file of its own."""
+    from rlm_obs._cli.demo import demo
+    from rlm_obs._cli.plugins import plugins
+
+    return {"demo": demo, "plugins": plugins}

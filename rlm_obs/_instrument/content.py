@@ -15,11 +15,11 @@ def of_request(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     if isinstance(body.get("instructions"), str):
         messages.append({"role": "system", "parts": [_text(body["instructions"])]})
     given = body.get("messages") or body.get("input") or body.get("prompt")
-    for message in given if isinstance(given, list) else [given]:
+    several: list[Any] = given if isinstance(given, list) else [given]
+    for message in several:
         if isinstance(message, Mapping):
-            said = {"role": str(message.get("role", "user")), "parts": _parts(message.get("content"))}
-            said["parts"] += _tool_calls(message.get("tool_calls"))
-            messages.append(said)
+            parts = _parts(message.get("content")) + _tool_calls(message.get("tool_calls"))
+            messages.append({"role": str(message.get("role", "user")), "parts": parts})
         elif isinstance(message, str):
             messages.append({"role": "user", "parts": [_text(message)]})
     return messages

@@ -49,39 +49,48 @@ class Reader(Protocol):
         """Tell whether an event carries the usage and nothing for the user."""
 
 
+@dataclass(slots=True)
+class Patch:
+    """One patched class: what stood there before us (None: nothing of its own), our wrapper, and whether it does anything."""
+
+    cls: type
+    own: Any
+    wrapper: Any = None
+    on: bool = True
+
+
 class Gate:
     """Patches `request` of the classes of one SDK; `uninstall` leaves each class exactly as it was."""
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
-        self._patched: list[tuple[type, Any, Any]] = []
+        self._patches: list[Patch] = []
 
     def install(self, cls: type, *, awaits: bool) -> None:
         """Wrap `cls.request`; a second time it does nothing."""
-        if any(owner is cls for owner, *_ in self._patched):
+        if any(patch.cls is cls for patch in self._patches):
             return
-        own = cls.__dict__.get("request")  # None: it is inherited, and is so again afterwards
-        wrapper = wrapt.FunctionWrapper(cls.request, self._request_async if awaits else self._request)  # type: ignore[attr-defined]
-        setattr(cls, "request", wrapper)  # noqa: B010
-        self._patched.append((cls, own, wrapper))
+        patch = Patch(cls, cls.__dict__.get("request"))
+        through = self._request_async if awaits else self._request
+        patch.wrapper = wrapt.FunctionWrapper(cls.request, through, enabled=lambda: patch.on)  # type: ignore[attr-defined]
+        setattr(cls, "request", patch.wrapper)  # noqa: B010
+        self._patches.append(patch)
 
     def uninstall(self) -> None:
-        """Take our wrapper away, and only ours: a wrapper that somebody put over it stays, and loses ours from under it."""
-        while self._patched:
-            cls, own, wrapper = self._patched.pop()
-            outer = cls.__dict__.get("request")
-            if outer is wrapper:
-                if own is None:
-                    delattr(cls, "request")
-                else:
-                    setattr(cls, "request", own)  # noqa: B010
-                continue
-            while outer is not None and getattr(outer, "__wrapped__", None) is not wrapper:
-                outer = getattr(outer, "__wrapped__", None)
-            if outer is not None:
-                outer.__wrapped__ = wrapper.__wrapped__
+        """Take our wrapper away, and only ours: what somebody put over it stays, and loses ours from under it.
+
+        Where that cannot be done (a plain function calls ours), ours stays and does nothing any more.
+        """
+        while self._patches:
+            patch = self._patches.pop()
+            patch.on = False
+            outer = patch.cls.__dict__.get("request")
+            if outer is not patch.wrapper:
+                _take_from_under(outer, patch.wrapper)
+            elif patch.own is None:
+                delattr(patch.cls, "request")
             else:
-                _guard.log.warning("%s.request was replaced by somebody else; it was left as it is", cls.__name__)
+                setattr(patch.cls, "request", patch.own)  # noqa: B010
 
     def _request(self, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         holds = _runtime.in_force()
@@ -195,6 +204,14 @@ class Passing:
             self.reader.answered(result, answer)
         call.finish()
         return True
+
+
+def _take_from_under(outer: Any, wrapper: Any) -> None:
+    """Remove `wrapper` from a chain of wrappers, if the one right above it is wrapt's: it calls what its attribute says."""
+    while outer is not None and getattr(outer, "__wrapped__", None) is not wrapper:
+        outer = getattr(outer, "__wrapped__", None)
+    if isinstance(outer, wrapt.FunctionWrapper):
+        outer.__wrapped__ = wrapper.__wrapped__
 
 
 def _response_of(result: Any) -> Any:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
+import math
 import os
 import queue
 import threading
 import time
 import weakref
+from collections import deque
 from typing import TYPE_CHECKING
 
-from rlm_obs import _runtime, _tracker
+from rlm_obs import _guard, _runtime, _tracker
 
 if TYPE_CHECKING:
     from rlm_obs._call import Call
@@ -22,72 +22,73 @@ LEFT_FOR_S = 1.0
 
 
 class Lost:
-    """One quiet thread. A finaliser may run anywhere, inside any lock, so it only puts its call into a re-entrant queue."""
+    """One quiet thread. A finaliser may run anywhere, inside any lock, so `gone` and `left` take none: they only append."""
 
     def __init__(self) -> None:
-        self._gone: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
-        self._left: list[tuple[float, int, weakref.ref[Watch]]] = []
-        self._numbers = itertools.count()
+        self._gone: deque[Call] = deque()
+        self._left: deque[tuple[float, weakref.ref[Watch]]] = deque()
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # re-entrant; read by the thread alone
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Have the thread running in this process."""
-        if self._thread is None:
+        if self._thread is None or not self._thread.is_alive():
             with self._lock:
-                if self._thread is None:
+                if self._thread is None or not self._thread.is_alive():
                     thread = threading.Thread(target=self._run, name="rlm_obs-lost", daemon=True)
                     thread.start()
                     self._thread = thread
 
     def gone(self, call: Call) -> None:
         """Take the call of a collected stream; safe inside a finaliser."""
-        self._gone.put(call)
+        self._gone.append(call)
+        self._wake.put(None)
 
     def left(self, watch: Watch) -> None:
         """Take a stream that was left by `break`; it is ended unless it is taken up again within LEFT_FOR_S."""
-        with self._lock:
-            heapq.heappush(self._left, (time.monotonic() + LEFT_FOR_S, next(self._numbers), weakref.ref(watch)))
-        self._gone.put(None)  # wake the thread, so that it knows the new deadline
+        self._left.append((time.monotonic() + LEFT_FOR_S, weakref.ref(watch)))
+        self._wake.put(None)
 
     def end_gone(self) -> None:
         """End the calls of collected streams now, in this thread."""
-        while True:
+        while self._gone:
             try:
-                call = self._gone.get_nowait()
-            except queue.Empty:
+                call = self._gone.popleft()
+            except IndexError:  # another thread took it
                 return
-            if call is not None:
-                call.abort()
+            _guard.guarded("stream", call.abort)
 
     def end_all(self) -> None:
         """End the calls of collected streams, and of those that were left, without waiting for their time."""
         self.end_gone()
-        self._end_left(everything=True)
+        self._end_left(math.inf)
 
-    def _end_left(self, *, everything: bool = False) -> None:
-        now = time.monotonic()
-        with self._lock:
-            due: list[weakref.ref[Watch]] = []
-            while self._left and (everything or self._left[0][0] <= now):
-                due.append(heapq.heappop(self._left)[2])
-        for reference in due:
+    def _end_left(self, now: float) -> None:
+        while self._left:
+            try:
+                due, reference = self._left.popleft()
+            except IndexError:
+                return
+            if due > now:
+                self._left.appendleft((due, reference))
+                return
             watch = reference()
             if watch is not None:
-                watch.end_if_left()
+                _guard.guarded("stream", watch.end_if_left)
 
     def _run(self) -> None:
         while True:
-            with self._lock:
-                pause = None if not self._left else max(0.0, self._left[0][0] - time.monotonic())
             try:
-                call = self._gone.get(timeout=pause)
+                pause = max(0.0, self._left[0][0] - time.monotonic())
+            except IndexError:
+                pause = None
+            try:
+                self._wake.get(timeout=pause)
             except queue.Empty:
-                call = None
-            if call is not None:
-                call.abort()
-            del call  # or the last one would live until the next
-            self._end_left()
+                pass  # the first of those that were left is due
+            self.end_gone()
+            self._end_left(time.monotonic())
 
 
 lost = Lost()

@@ -49,26 +49,28 @@ ENDPOINTS: Mapping[str, Endpoint] = {
     "/audio/translations": Endpoint("generate_content"),
 }
 #: Scalar parameters that a record and its span carry, as sent.
-PARAMS = frozenset({
-    "max_completion_tokens",
-    "max_tokens",
-    "max_output_tokens",
-    "temperature",
-    "top_p",
-    "seed",
-    "n",
-    "best_of",
-    "frequency_penalty",
-    "presence_penalty",
-    "service_tier",
-    "dimensions",
-    "reasoning_effort",
-    "verbosity",
-    "store",
-    "background",
-    "quality",
-    "size",
-})
+PARAMS = frozenset(
+    {
+        "max_completion_tokens",
+        "max_tokens",
+        "max_output_tokens",
+        "temperature",
+        "top_p",
+        "seed",
+        "n",
+        "best_of",
+        "frequency_penalty",
+        "presence_penalty",
+        "service_tier",
+        "dimensions",
+        "reasoning_effort",
+        "verbosity",
+        "store",
+        "background",
+        "quality",
+        "size",
+    }
+)
 SCALARS = (str, int, float, bool)
 LAST_EVENTS = frozenset({"response.completed", "response.failed", "response.incomplete"})
 
@@ -87,7 +89,7 @@ class Client:
 class OpenAIReader:
     """OpenAI's requests and answers, and those of every host that speaks like it."""
 
-    signs = (
+    signs: tuple[bytes, ...] = (
         b'"usage":{',
         b'"usage": {',
         b"[DONE]",
@@ -141,7 +143,9 @@ class OpenAIReader:
         host, azure = provider_of(text, settings.hosts), _is_azure(client)
         takes = azure or (host.declared and not host.free and host.bills_like in ("openai", "azure"))
         known = Client(url, settings, text, "azure.ai.openai" if azure else host.provider, takes)
-        if type(client).__name__ != "_ModuleClient":  # the module's own client reads its base URL from a global each time
+        if (
+            type(client).__name__ != "_ModuleClient"
+        ):  # the module's own client reads its base URL from a global each time
             self._clients[client] = known
         return known
 

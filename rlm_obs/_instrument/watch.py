@@ -11,7 +11,7 @@ import json
 import sys
 import types
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from rlm_obs import _guard
@@ -39,6 +39,9 @@ class Watch:
         self._keeps_all = passing.asked.content is not None
         self._inside = False
         self._left = False
+        self._handled = id(
+            sys.exception()
+        )  # what the user's code was handling before; the id alone keeps nothing alive
         self._tail = b""
         self._body: list[bytes] | None = []
         self._body_size = self._count = self._size = self._envelope = 0
@@ -56,9 +59,7 @@ class Watch:
         lost.lost.start()
 
     def __del__(self) -> None:
-        if not self._call.ended:
-            self._tell()
-            lost.lost.gone(self._call)
+        self._drop()
 
     # -- what stands in the response's place; the two colours differ by `await` alone --------------------------------
 
@@ -78,16 +79,19 @@ class Watch:
         except GeneratorExit:
             raise
         except BaseException as error:
-            self._end(error)
+            rest = self._failed(error)
+            if rest:
+                yield rest
             raise
         finally:
             self._inside = False
 
     async def _aiter_bytes(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
         response = self._response()
+        source = self._type.aiter_bytes(response, chunk_size)
         try:
             self._inside = True
-            async for data in self._type.aiter_bytes(response, chunk_size):
+            async for data in source:
                 self._inside = False
                 passed = self._see(data)
                 if passed:
@@ -99,10 +103,13 @@ class Watch:
         except GeneratorExit:
             raise
         except BaseException as error:
-            self._end(error)
+            rest = self._failed(error)
+            if rest:
+                yield rest
             raise
         finally:
             self._inside = False
+            await source.aclose()  # or it would be left to the event loop, which closes it later
 
     def _close(self) -> None:
         error = sys.exception()
@@ -135,15 +142,13 @@ class Watch:
         return data
 
     def _look(self, whole: bytes) -> bytes:
-        if not whole:
-            return whole
-        first = not self._size
+        events = whole.count(b"data:")
+        if not events:
+            return whole  # nothing yet, or a comment that keeps the line alive
+        first = not self._count
         self._size += len(whole)
-        self._count += whole.count(b"data:")
+        self._count += events
         if first:
-            if not self._count:
-                self._size = 0  # a comment to keep the line alive
-                return whole
             self._call.first_chunk()
         elif not self._keeps_all:
             for sign in self._reader.signs:
@@ -159,6 +164,8 @@ class Watch:
         for event in _split(whole):
             kept.append(event)
             if first:
+                if b"data:" not in event:
+                    continue
                 first, self._envelope = False, len(event)
             elif not self._keeps_all and not any(sign in event for sign in self._reader.signs):
                 continue
@@ -192,16 +199,33 @@ class Watch:
             found = _guard.guarded("stream", self._look, rest)
             rest = found if self._hides_usage and found is not None else rest if self._hides_usage else b""
         elif self._json and self._body:
-            said = _parsed(b"".join(self._body))
-            if said is not None:
-                _guard.guarded("stream", self._reader.answered, said, self._call.answer)
+            _guard.guarded("stream", self._read_body, self._body)
         self._end(None, complete=True)
         return rest
+
+    def _read_body(self, body: list[bytes]) -> None:
+        said = _parsed(b"".join(body))
+        if said is not None:
+            self._reader.answered(said, self._call.answer)
+
+    def _failed(self, error: BaseException) -> bytes:
+        """The answer broke off: return what was held back of it, since it arrived before the error did."""
+        self._end(error)
+        return self._tail if self._hides_usage and isinstance(error, Exception) else b""
 
     def _closed(self, error: BaseException | None) -> None:
         if self._inside:
             return  # the response closes itself behind its last byte, which is still to be seen
-        self._end(error if isinstance(error, Exception) else None)
+        if isinstance(error, GeneratorExit):
+            self._drop()
+        else:
+            self._end(error if isinstance(error, Exception) and id(error) != self._handled else None)
+
+    def _drop(self) -> None:
+        """Have the call ended by another thread: this may run in a finaliser, so anywhere, inside any lock."""
+        if not self._call.ended:
+            self._tell()
+            lost.lost.gone(self._call)
 
     def _end(self, error: BaseException | None, *, complete: bool = False) -> None:
         if self._call.ended:
@@ -235,9 +259,13 @@ class Watch:
             self._left = True
             lost.lost.left(self)
 
+    def take_up(self) -> None:
+        """A loop of the user's reads the stream, maybe again."""
+        self._left = False
+
     def end_if_left(self) -> None:
         """End the call if nobody has taken the stream up again."""
-        if self._left:
+        if self._left and not self._inside:
             self._end(None)
 
 
@@ -280,18 +308,20 @@ def leaving(cls: Any) -> Any:
     origin = getattr(cls, "__origin__", cls)
 
     def __iter__(self: Any) -> Iterator[Any]:
+        _guard.guarded("stream", _tell_watch, self, Watch.take_up)
         try:
             yield from origin.__iter__(self)
         except GeneratorExit:
-            _guard.guarded("stream", _leave, self)
+            _guard.guarded("stream", _tell_watch, self, Watch.leave)
             raise
 
     async def __aiter__(self: Any) -> AsyncIterator[Any]:
+        _guard.guarded("stream", _tell_watch, self, Watch.take_up)
         try:
             async for item in origin.__aiter__(self):
                 yield item
         except GeneratorExit:
-            _guard.guarded("stream", _leave, self)
+            _guard.guarded("stream", _tell_watch, self, Watch.leave)
             raise
 
     body = {"__iter__": __iter__} if hasattr(origin, "__iter__") else {"__aiter__": __aiter__}
@@ -299,7 +329,7 @@ def leaving(cls: Any) -> Any:
     return types.new_class(origin.__name__, (cls,), {}, lambda space: space.update(named))
 
 
-def _leave(stream: Any) -> None:
-    watch = getattr(stream, "response", None).__dict__.get("_rlm_obs_watch")
+def _tell_watch(stream: Any, what: Callable[[Watch], None]) -> None:
+    watch = stream.response.__dict__.get("_rlm_obs_watch")
     if watch is not None:
-        watch.leave()
+        what(watch)
