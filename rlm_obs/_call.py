@@ -73,6 +73,7 @@ class Call:
     """`admit -> start -> first_chunk? -> finish | fail | abort`; ending it again is harmless and changes nothing."""
 
     __slots__ = (
+        "_accounts",
         "_began",
         "_bound",
         "_content",
@@ -109,6 +110,7 @@ class Call:
     ) -> None:
         self.request, self._needs, self._tracer, self._trackers = request, needs, tracer, trackers
         self._operations, self._plugins, self._price, self._content = operations, plugins, price, content
+        self._accounts = tuple([t._account for t in trackers])
         self.answer = Answer(request.provider, captures=content is not None)
         self.record: Record | None = None
         self.ended = False
@@ -133,8 +135,7 @@ class Call:
         need = self._need()
         if need is None:
             return None
-        accounts = tuple(t._account for t in self._trackers)
-        asked = desk.ask(need, accounts, self.request.model or self.request.operation, may_wait=self._may_wait())
+        asked = desk.ask(need, self._accounts, self.request.model or self.request.operation, may_wait=self._may_wait())
         if isinstance(asked, Waiting):
             return asked
         self._hold = asked
@@ -163,7 +164,7 @@ class Call:
 
     def _need(self) -> Need | None:
         """Return what the call may cost at most; None where no budget is in force and nothing needs to be known."""
-        if not any(t.budget_usd is not None for t in self._trackers):
+        if all([account.limit is None for account in self._accounts]):
             return None
         if self._needs.bound is None:
             return Need(NONE, NONE)
@@ -360,7 +361,7 @@ class Call:
         if self._hold is not None:
             desk.settle(self._hold, charge)
         elif charge:
-            desk.spend(tuple(t._account for t in self._trackers), charge)
+            desk.spend(self._accounts, charge)
         for tracker in self._trackers:
             _held_back("budget", tracker.book, record, charge, self._operations)
 

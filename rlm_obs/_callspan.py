@@ -1,4 +1,4 @@
-"""The span of a call on our own provider: a few facts while it runs, one OpenTelemetry ReadableSpan made once, at its end.
+"""The span of a call on our own provider: a few facts while it runs, spelled as attributes once, when it is exported.
 
 The SDK's own span cleans, copies and locks per attribute while nobody reads it yet, which would be half of all that a
 call costs. What exporters get is the same class; on somebody else's provider the SDK's own span is used.
@@ -20,28 +20,12 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.util.types import AttributeValue
 
-from rlm_obs._attributes import of_record
+from rlm_obs._attributes import ERROR_TYPE, of_record
 from rlm_obs._record import Record
 
 SCOPE = InstrumentationScope("rlm_obs")
 UNSET = Status(StatusCode.UNSET)
 SAMPLED, DROPPED = TraceFlags(TraceFlags.SAMPLED), TraceFlags(TraceFlags.DEFAULT)
-
-
-class EndedCall(ReadableSpan):
-    """A finished call's span, whose record is spelled as attributes when an exporter first reads them, in its own thread."""
-
-    _record: Record | None = None
-
-    @property
-    def attributes(self) -> Mapping[str, AttributeValue]:
-        record, said = self._record, self._attributes
-        if record is not None:
-            spelled: dict[str, Any] = dict(said or {})
-            of_record(record, spelled)
-            plain = {key: _plain(value) for key, value in spelled.items() if value is not None}
-            self._attributes, self._record = MappingProxyType(plain), None
-        return self._attributes or {}
 
 
 def _plain(value: Any) -> Any:
@@ -53,22 +37,11 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-class CallSpan(trace.Span):
-    """An OpenTelemetry span that keeps plain values and hands one finished `ReadableSpan` to its processors."""
+class CallSpan(trace.Span, ReadableSpan):
+    """An OpenTelemetry span that keeps plain values, and goes to its processors as it is when it ends, read-only from then on.
 
-    __slots__ = (
-        "_attributes",
-        "_context",
-        "_ended",
-        "_kind",
-        "_name",
-        "_processors",
-        "_started",
-        "_status",
-        "parent",
-        "record",
-        "resource",
-    )
+    Its record is spelled as attributes when an exporter first reads them, in the exporter's thread.
+    """
 
     def __init__(
         self,
@@ -80,60 +53,70 @@ class CallSpan(trace.Span):
         processors: Sequence[SpanProcessor],
         resource: Resource,
     ) -> None:
-        self._name, self._context, self.parent, self._kind = name, context, parent, kind
-        self._attributes, self._processors, self.resource = attributes, processors, resource
+        ReadableSpan.__init__(
+            self,
+            name=name,
+            context=context,
+            parent=parent,
+            resource=resource,
+            attributes=attributes,
+            kind=kind,
+            status=UNSET,
+            start_time=time.time_ns(),
+            instrumentation_scope=SCOPE,
+        )
+        self._said, self._processors = attributes, processors
+        self._spelled: Mapping[str, Any] | None = None
         self.record: Record | None = None
-        self._status, self._ended = UNSET, False
-        self._started = time.time_ns()
+
+    @property
+    def attributes(self) -> Mapping[str, AttributeValue]:
+        if self._spelled is not None:
+            return self._spelled
+        said = dict(self._said)
+        if self.record is not None:
+            of_record(self.record, said)
+        plain = MappingProxyType({key: _plain(value) for key, value in said.items() if value is not None})
+        if self._end_time is not None:
+            self._spelled = plain
+        return plain
 
     def get_span_context(self) -> SpanContext:
-        return self._context
+        return self._context  # type: ignore[return-value]  # always given
 
     def is_recording(self) -> bool:
-        return not self._ended
+        return self._end_time is None
 
     def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
-        if not self._ended:
-            self._attributes.update(attributes)
+        if self._end_time is None:
+            self._said.update(attributes)
 
     def set_attribute(self, key: str, value: AttributeValue) -> None:
-        if not self._ended:
-            self._attributes[key] = value
+        if self._end_time is None:
+            self._said[key] = value
 
     def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
         """Leave events out: a call has none of ours, and others' may hold prompts."""
 
     def update_name(self, name: str) -> None:
-        self._name = name
+        if self._end_time is None:
+            self._name = name
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
-        self._status = status if isinstance(status, Status) else Status(status, description)
+        if self._end_time is None:
+            self._status = status if isinstance(status, Status) else Status(status, description)
 
     def record_exception(
         self, exception: BaseException, attributes: Any = None, timestamp: int | None = None, escaped: bool = False
     ) -> None:
         """Keep the exception's type alone: its message may hold a prompt or a key."""
-        self.set_attribute("error.type", type(exception).__qualname__)
+        self.set_attribute(ERROR_TYPE, type(exception).__qualname__)
 
     def end(self, end_time: int | None = None) -> None:
-        if self._ended:
-            return
-        self._ended = True
-        readable = EndedCall(
-            name=self._name,
-            context=self._context,
-            parent=self.parent,
-            resource=self.resource,
-            attributes=MappingProxyType(self._attributes),
-            kind=self._kind,
-            status=self._status,
-            start_time=self._started,
-            end_time=end_time or time.time_ns(),
-            instrumentation_scope=SCOPE,
-        )
-        readable._record = self.record
-        for processor in self._processors:
-            processor.on_end(readable)
+        if self._end_time is None:
+            self._end_time = end_time or time.time_ns()
+            for processor in self._processors:
+                processor.on_end(self)
 
 
 def start(

@@ -97,13 +97,20 @@ class Pipeline(SpanProcessor):
                 lost,
             )
 
-    def begin_flush(self) -> threading.Thread:
-        """Have what is queued sent by a thread of its own, or by the one that is at it already."""
+    def begin_flush(self) -> threading.Thread | None:
+        """Have what is queued sent by a thread of its own, or by the one that is at it already.
+
+        None where no thread starts any more, at the end of the program: `at_exit` sends it then.
+        """
         with self._lock:
             flusher = self._flusher
             if flusher is None or not flusher.is_alive():
-                flusher = self._flusher = threading.Thread(target=self._flush, name="rlm_obs-flush", daemon=True)
-                flusher.start()
+                flusher = threading.Thread(target=self._flush, name="rlm_obs-flush", daemon=True)
+                try:
+                    flusher.start()
+                except RuntimeError:
+                    return None
+                self._flusher = flusher
             return flusher
 
     def flush(self, timeout_s: float) -> bool:
@@ -115,6 +122,8 @@ class Pipeline(SpanProcessor):
             if self._closed:
                 break
             flusher = self.begin_flush()
+            if flusher is None:
+                return False
             flusher.join(max(0.0, ends - time.monotonic()))
             if flusher.is_alive():
                 return False

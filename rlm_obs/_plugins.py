@@ -73,7 +73,7 @@ class Plugins:
             seen[entry.name] = plugin
             began = time.perf_counter()
             try:
-                self.manager.register(entry.load(), name=entry.name)
+                self._add(entry.load(), entry.name)
             except Exception as error:  # any import may fail in any way, and must not cost the program
                 plugin.failed = f"{type(error).__name__}: {error}"
                 _guard.failures[f"plugin {entry.name}"] += 1
@@ -84,10 +84,27 @@ class Plugins:
                     plugin.distribution,
                     plugin.failed,
                 )
-                self.manager.unregister(name=entry.name) if self.manager.has_plugin(entry.name) else None
                 continue
             plugin.load_s = time.perf_counter() - began
             plugin.hooks = self._hooks_of(entry.name)
+
+    def _add(self, plugin: object, name: str | None) -> str:
+        """Register a plugin whole or not at all. Raises ConfigError for one that cannot be called as our hooks are."""
+        name = name or self.manager.get_canonical_name(plugin)
+        if self.manager.has_plugin(name) or self.manager.is_registered(plugin):
+            raise ConfigError(f"plugin {name!r} is registered already")
+        try:
+            self.manager.register(plugin, name=name)
+            for caller in self.manager.get_hookcallers(plugin) or []:
+                if any(i.plugin is plugin and (i.wrapper or i.hookwrapper) for i in caller.get_hookimpls()):
+                    raise ConfigError(f"plugin {name!r}: {caller.name} is a hook wrapper, which no hook of ours calls")
+        except Exception as error:
+            if self.manager.has_plugin(name):
+                self.manager.unregister(name=name)
+            if isinstance(error, pluggy.PluginValidationError):
+                raise ConfigError(str(error).replace("\n", " ")) from None
+            raise
+        return name
 
     def _hooks_of(self, name: str) -> tuple[str, ...]:
         callers = self.manager.get_hookcallers(self.manager.get_plugin(name)) or []
@@ -96,8 +113,8 @@ class Plugins:
     def register(self, plugin: object, name: str | None = None) -> None:
         """Add a plugin that is an object of this program (a module, or an instance), beside the installed ones."""
         with self._lock:
+            name = self._add(plugin, name)
             self.added.append((plugin, name))
-            name = self.manager.register(plugin, name=name)
             self._callers.clear()
             self._collected.clear()
         for owner, function, wanted in self.callers("configured"):
@@ -116,9 +133,10 @@ class Plugins:
         """Return (plugin, function, argument names) of each implementation of `hook`, in the order of their calls."""
         found = self._callers.get(hook)
         if found is None:
-            impls = getattr(self.manager.hook, hook).get_hookimpls()
-            found = tuple((i.plugin_name, self._watched(hook, i), tuple(i.argnames)) for i in reversed(impls))
-            self._callers[hook] = found
+            with self._lock:  # or a plugin that is registered meanwhile would be left out for ever
+                impls = getattr(self.manager.hook, hook).get_hookimpls()
+                found = tuple((i.plugin_name, self._watched(hook, i), tuple(i.argnames)) for i in reversed(impls))
+                self._callers[hook] = found
         return found
 
     def _watched(self, hook: str, impl: Any) -> Callable[..., Any]:
@@ -167,6 +185,10 @@ class Plugins:
                     offered[name], owners[name] = thing, plugin
             self._collected[hook] = offered
             return offered
+
+    def after_fork(self) -> None:
+        """Start with a lock that nobody holds in a forked child."""
+        self._lock = threading.RLock()
 
     def configured(self, settings: Settings) -> None:
         """Tell every plugin the settings, those that come later too."""
@@ -229,9 +251,9 @@ class Gates:
     def hold(self) -> None:
         """Enter a block that needs the gate."""
         with self._lock:
-            self._open_blocks += 1
             if not self.up:
                 self._install()
+            self._open_blocks += 1
 
     def release(self) -> None:
         """Leave it; the gate stays for what the block has started, unless `drop` was asked for meanwhile."""
@@ -259,8 +281,9 @@ class Gates:
         self._lock = threading.RLock()
 
     def _install(self) -> None:
+        offered = loaded().collect("register_instrumentors")  # raises where two plugins offer one name
         self.up = True
-        for name, build in loaded().collect("register_instrumentors").items():
+        for name, build in offered.items():
             instrumentor = _guard.guarded(f"instrumentor {name}", build)
             if instrumentor is not None:
                 _guard.guarded(f"instrumentor {name}", instrumentor.instrument)
@@ -280,6 +303,8 @@ def _after_fork() -> None:
     global _loaded_lock
     _loaded_lock = threading.RLock()
     gates.after_fork()
+    if _loaded is not None:
+        _loaded.after_fork()
 
 
 if hasattr(os, "register_at_fork"):

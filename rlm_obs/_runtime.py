@@ -18,6 +18,7 @@ from rlm_obs._record import Request
 from rlm_obs._settings import Settings, read_settings
 from rlm_obs._tracer import DEFAULT_EXPORTERS, Tracer
 from rlm_obs._tracker import CostReport, CostTracker
+from rlm_obs.errors import ConfigError
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -61,6 +62,7 @@ class InForce:
 
 _runtime: Runtime | None = None
 _active: Instrumentation | None = None
+_plainly: InForce | None = None  # what holds outside of any block of ours, made once by `instrument()`
 _lock = threading.RLock()
 
 
@@ -79,6 +81,8 @@ def runtime(settings: Settings | None = None) -> Runtime:
 def in_force() -> InForce | None:
     """Return what holds for a call made here, or None: nothing of ours does, and the call passes straight through."""
     scope, default = _scope.current(), _scope.default
+    if scope is _scope.EMPTY and _plainly is not None:
+        return _plainly
     tracer = scope.tracer or default.tracer
     trackers = scope.trackers
     if default.trackers:
@@ -105,11 +109,11 @@ class Instrumentation:
 
     def uninstrument(self) -> None:
         """Restore the client exactly, deliver what is queued, and stop; again, it does nothing."""
-        global _active
+        global _active, _plainly
         with _lock:
             if _active is not self:
                 return
-            _active = None
+            _active = _plainly = None
             _scope.set_default(_scope.EMPTY)
             gates.drop()
         end_lost_streams()
@@ -136,7 +140,8 @@ class Instrumentation:
             signal.raise_signal(number)
 
     def _restore_sigterm(self) -> None:
-        if self._old_sigterm is not None and signal.getsignal(signal.SIGTERM) == self._on_sigterm:
+        here = threading.current_thread() is threading.main_thread()  # elsewhere it stays, and hands on what it gets
+        if here and self._old_sigterm is not None and signal.getsignal(signal.SIGTERM) == self._on_sigterm:
             signal.signal(signal.SIGTERM, self._old_sigterm)
 
     def __enter__(self) -> Instrumentation:
@@ -171,7 +176,7 @@ def instrument(
 
     Raises ConfigError for a bad value or an unknown name. Calls later raise BudgetExceeded before they would overspend.
     """
-    global _active
+    global _active, _plainly
     chosen = read_settings(
         settings,
         budget_usd=budget_usd,
@@ -179,6 +184,8 @@ def instrument(
         sample_rate=sample_rate,
         capture_content=capture_content,
     )
+    if chosen.flush_on_sigterm and threading.current_thread() is not threading.main_thread():
+        raise ConfigError("flush_on_sigterm: only the main thread can set a signal handler: call instrument() there")
     tracker = CostTracker(
         chosen.budget_usd,
         alert_threshold=chosen.alert_threshold,
@@ -188,14 +195,15 @@ def instrument(
     with _lock:
         if _active is not None:
             _active.uninstrument()
-        runtime(chosen)
+        made_runtime = runtime(chosen)
+        gates.keep()
         tracer = _tracer(exporters, tracer_provider, chosen)
         made = Instrumentation(tracer, tracker, chosen)
         _delivery.bound_exit(chosen.exit_timeout_s)
         if chosen.flush_on_sigterm:
             made.watch_sigterm()
         _scope.set_default(replace(_scope.EMPTY, tracer=tracer, trackers=(tracker,)))
-        gates.keep()
+        _plainly = InForce(made_runtime, tracer, (tracker,), (), {})
         _active = made
         return made
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import difflib
 import os
+import tomllib
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
     PydanticBaseSettingsSource,
     PyprojectTomlConfigSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
 from rlm_obs._guard import say_once
@@ -27,7 +29,7 @@ Names = Annotated[tuple[str, ...], NoDecode]
 
 
 def _also(*names: str) -> AliasChoices:
-    """Take the field from RLM_OBS_* first, then from a variable that others have made known."""
+    """Take the field from RLM_OBS_* first, then from a variable that others have made known; in code and files, by its name."""
     return AliasChoices(*names)
 
 
@@ -56,7 +58,7 @@ class Settings(BaseSettings):
     )
     service_name: str | None = Field(
         None,
-        validation_alias=_also("RLM_OBS_SERVICE_NAME", "service_name", "OTEL_SERVICE_NAME"),
+        validation_alias=_also("RLM_OBS_SERVICE_NAME", "OTEL_SERVICE_NAME"),
         description="The name of the program on its traces (`service.name`).",
     )
     sample_rate: float | None = Field(
@@ -67,9 +69,7 @@ class Settings(BaseSettings):
     )
     capture_content: bool = Field(
         False,
-        validation_alias=_also(
-            "RLM_OBS_CAPTURE_CONTENT", "capture_content", "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
-        ),
+        validation_alias=_also("RLM_OBS_CAPTURE_CONTENT", "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"),
         description="Record prompts and answers on spans. Off unless asked for.",
     )
     prices: Path | dict[str, dict[str, Decimal | str]] | None = Field(
@@ -87,17 +87,17 @@ class Settings(BaseSettings):
     file_path: Path = Field(Path("rlm_obs.jsonl"), description='Where the "file" exporter writes.')
     langfuse_public_key: str | None = Field(
         None,
-        validation_alias=_also("RLM_OBS_LANGFUSE_PUBLIC_KEY", "langfuse_public_key", "LANGFUSE_PUBLIC_KEY"),
+        validation_alias=_also("RLM_OBS_LANGFUSE_PUBLIC_KEY", "LANGFUSE_PUBLIC_KEY"),
         description="Langfuse's public key.",
     )
     langfuse_secret_key: SecretStr | None = Field(
         None,
-        validation_alias=_also("RLM_OBS_LANGFUSE_SECRET_KEY", "langfuse_secret_key", "LANGFUSE_SECRET_KEY"),
+        validation_alias=_also("RLM_OBS_LANGFUSE_SECRET_KEY", "LANGFUSE_SECRET_KEY"),
         description="Langfuse's secret key.",
     )
     langfuse_host: str = Field(
         "https://cloud.langfuse.com",
-        validation_alias=_also("RLM_OBS_LANGFUSE_HOST", "langfuse_host", "LANGFUSE_HOST", "LANGFUSE_BASE_URL"),
+        validation_alias=_also("RLM_OBS_LANGFUSE_HOST", "LANGFUSE_HOST", "LANGFUSE_BASE_URL"),
         description="Langfuse's address.",
     )
     exit_timeout_s: float = Field(
@@ -119,7 +119,24 @@ class Settings(BaseSettings):
     @field_validator("budget_usd", mode="before")
     @classmethod
     def _amount(cls, value: object) -> object:
-        return None if value is None or value == "" else dollars(value, "budget_usd")
+        return None if value is None else dollars(value, "budget_usd")
+
+    @field_validator("unknown_price", mode="before")
+    @classmethod
+    def _policy(cls, value: object) -> object:
+        if value in ("block", "warn"):
+            return value
+        try:
+            return str(dollars(value, "unknown_price"))
+        except ConfigError:
+            raise ValueError('give "block", "warn", or US dollars per million tokens') from None
+
+    @field_validator("*", mode="before")  # the last validator is the first to run
+    @classmethod
+    def _empty_is_unset(cls, value: object, info: ValidationInfo) -> object:
+        if value != "" or info.field_name in ("exporters", "block"):
+            return value
+        return cls.model_fields[str(info.field_name)].get_default(call_default_factory=True)
 
     @classmethod
     def settings_customise_sources(
@@ -131,6 +148,10 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, PyprojectTomlConfigSettingsSource(settings_cls)
+
+
+SECRETS = frozenset({"langfuse_public_key", "langfuse_secret_key"})
+EXAMPLES = {"hosts": '{"localhost:11434": "free"}', "prices": '{"my-model": {"input": 1.0, "output": 4.0}}, or the name of a file'}
 
 
 def read_settings(given: Settings | Mapping[str, Any] | None = None, **arguments: Any) -> Settings:
@@ -152,6 +173,12 @@ def read_settings(given: Settings | Mapping[str, Any] | None = None, **arguments
         return Settings(**chosen)
     except ValidationError as error:
         raise ConfigError(_explain(error, chosen)) from None
+    except SettingsError as error:  # a variable that should hold JSON
+        field = next((f for f in Settings.model_fields if f'"{f}"' in str(error)), "")
+        where, shown = _source(field, {}, None)
+        raise ConfigError(f"{where}{shown}: give JSON, such as {EXAMPLES.get(field, '{}')}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"pyproject.toml cannot be read: {error}") from None
 
 
 def near(name: str, known: Any) -> str:
@@ -163,18 +190,26 @@ def near(name: str, known: Any) -> str:
 
 def _explain(error: ValidationError, chosen: Mapping[str, Any]) -> str:
     lines = []
-    for problem in error.errors(include_url=False, include_input=False, include_context=False):
+    for problem in error.errors(include_url=False, include_context=False):
         field = str(problem["loc"][0]) if problem["loc"] else "settings"
         name = next((n for n in Settings.model_fields if field in (n, *_names(n))), field)
-        if name in chosen:
-            where, value = name, chosen[name]
-        else:
-            variable = next((v for v in _names(name) if v in os.environ), None)
-            where, value = (variable, os.environ[variable]) if variable else (f"{name} in [tool.rlm_obs]", None)
-        shown = "" if value is None or "key" in name else f"={str(value)!r}"
-        hint = near(field, Settings.model_fields) if problem["type"] == "extra_forbidden" else ""
-        lines.append(f"{where}{shown}: {problem['msg'].removeprefix('Value error, ')}{hint}")
-    return "; ".join(lines)
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"[tool.rlm_obs] {name}: there is no such setting{near(field, Settings.model_fields)}")
+            continue
+        where, shown = _source(name, chosen, problem["input"])
+        inner = "".join(f".{part}" for part in problem["loc"][1:] if str(part).isidentifier())
+        lines.append(f"{where}{inner}{shown}: {problem['msg'].removeprefix('Value error, ')}")
+    return "; ".join(dict.fromkeys(lines))
+
+
+def _source(name: str, chosen: Mapping[str, Any], given: object) -> tuple[str, str]:
+    """Return where a field's value came from, and `=value` to show: never a key's."""
+    if name in chosen:
+        where, value = name, chosen[name]
+    else:
+        variable = next((v for v in _names(name) if v in os.environ), None)
+        where, value = (variable, os.environ[variable]) if variable else (f"[tool.rlm_obs] {name}", given)
+    return where, "" if name in SECRETS else f"={value!r}"
 
 
 def _names(field: str) -> tuple[str, ...]:

@@ -122,7 +122,7 @@ class Tracer:
         """Tell whether no span of this tracer is open around a new one."""
         if scope.tracer is self and not scope.top:
             return False
-        return not (isinstance(around, _callspan.CallSpan) and around.resource is self._resource)
+        return not (isinstance(around, _callspan.CallSpan) and around._resource is self._resource)
 
     def context_of(self, span: Span) -> otel.Context:
         """Return the context in which the code below `span` runs: the span is current, and calls go to this tracer."""

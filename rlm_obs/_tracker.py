@@ -130,9 +130,9 @@ class CostTracker:
         limit = None if budget_usd is None else dollars(budget_usd, "budget_usd")
         _one_of("enforcement", enforcement, ENFORCEMENTS)
         _one_of("unseen_usage", unseen_usage, ("estimate", "hold"))
-        if isinstance(alert_threshold, bool) or not 0 < float(alert_threshold) <= 1:
+        if not _is_number(alert_threshold) or not 0 < alert_threshold <= 1:
             raise ConfigError(f"alert_threshold={alert_threshold!r}: give a share of the budget, above 0 and up to 1")
-        if wait_s is not None and not 0 <= wait_s <= 86_400:
+        if wait_s is not None and not (_is_number(wait_s) and 0 <= wait_s <= 86_400):
             raise ConfigError(f"wait_s={wait_s!r}: give seconds, 0 to 86400")
         if isinstance(min_output_tokens, bool) or not isinstance(min_output_tokens, int) or min_output_tokens < 1:
             raise ConfigError(f"min_output_tokens={min_output_tokens!r}: give a number of tokens, 1 or more")
@@ -165,6 +165,8 @@ class CostTracker:
     @budget_usd.setter
     def budget_usd(self, value: Decimal | float | str | None) -> None:
         desk.change_limit(self._account, None if value is None else dollars(value, "budget_usd"))
+        with self._lock:
+            self._alerted.clear()  # its thresholds are others now
 
     @property
     def spent(self) -> Decimal:
@@ -225,9 +227,10 @@ class CostTracker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        *others, token = _tokens.get()
+        *others, token = _tokens.get() or (None,)  # None: entered in another context, whose own it stays
         _tokens.set(tuple(others))
-        otel.detach(token)
+        if token is not None:
+            otel.detach(token)
         gates.release()
 
     def __call__(self, function: Callable[..., Any]) -> Any:
@@ -311,6 +314,10 @@ def _entered(scope: _scope.Scope) -> Iterator[None]:
             yield
     finally:
         gates.release()
+
+
+def _is_number(given: object) -> bool:
+    return isinstance(given, int | float | Decimal) and not isinstance(given, bool)
 
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:

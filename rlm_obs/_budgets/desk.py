@@ -238,14 +238,15 @@ class Desk:
                 return waiting.hold
             if waiting.refusal is not None:
                 raise waiting.refusal
-            del self._line[waiting]
-            self._serve()
-            raise self._refusal(
+            refusal = self._refusal(
                 waiting.need,
                 self._short(waiting.need, waiting.accounts),
                 f"its money was still held by other calls after a wait of {timeout_s:g} s",
                 "set an output limit on the calls (max_completion_tokens), so that each holds less; or a longer wait_s",
             )
+            del self._line[waiting]
+            self._serve()
+            raise refusal
 
     def tell_why(self, waiting: Waiting) -> None:
         """Log who holds the money that a call has been waiting for."""

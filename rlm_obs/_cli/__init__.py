@@ -1,4 +1,4 @@
-"""The command line `rlm-obs`: makes a command of every plain function that a plugin offers, from its signature alone."""
+"""The command line `rlm-obs`: makes a command of each plain function that a plugin offers, by its signature."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import click
 from rlm_obs._plugins import loaded
 from rlm_obs.errors import ConfigError, RlmObsError
 
-KINDS: Mapping[Any, click.ParamType | type] = {
+KINDS: Mapping[Any, Any] = {
     str: str,
     int: int,
     float: float,
@@ -24,7 +24,7 @@ KINDS: Mapping[Any, click.ParamType | type] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command (`arguments`, or the program's) and exit with its code; an RlmObsError is one line, and code 2."""
+    """Run one command (`arguments`, or the program's) and exit with its code; an RlmObsError is one line and code 2."""
     import rlm_obs
 
     group = Commands(help="See what a program's language model calls did, cost, and are allowed to cost.")
@@ -60,8 +60,8 @@ def refuse(why: str) -> None:
 def command(name: str, function: Callable[..., Any]) -> click.Command:
     """Make a click command of a plain function; its docstring is the help, what it returns is the exit code (None: 0).
 
-    A parameter without a default is an argument, any other an option, a bool a flag: str, int, float, Path, a Literal of
-    strings or an Enum, each also `| None`. `Annotated[…, "text"]` is its help. Raises ConfigError for any other type.
+    A parameter without a default is an argument, any other an option, a bool a flag. Types: str, int, float, Path,
+    a Literal of strings, an Enum, each also `| None`; `Annotated[…, "text"]` gives help. Raises ConfigError for others.
     """
     hints = get_type_hints(function, include_extras=True)
     parameters = [parameter(one, hints.get(one.name, str)) for one in inspect.signature(function).parameters.values()]

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
@@ -26,12 +27,11 @@ def demo(
     file: Annotated[Path, "Where to add the records of the run."] = Path("rlm_obs_demo.jsonl"),
 ) -> None:
     """Trace a small program, price it, and stop it at its budget; on a server that comes along, without a key."""
-    records = rlm_obs.FileExporter(file)
-    before = calls_in(file)
     with ExitStack() as stack:
         client, model, hosts = real_client() if live else local_client(stack)
-        settings = {"hosts": hosts}
-        on = stack.enter_context(rlm_obs.instrument(["console", records], BUDGET_USD, "demo", settings=settings))
+        exporters, settings = ["console", rlm_obs.FileExporter(file)], {"hosts": hosts}
+        before = calls_in(file)
+        on = stack.enter_context(rlm_obs.instrument(exporters, BUDGET_USD, "demo", settings=settings))
         run(client, model)
         print(f"\n== What it cost\n\n{spent(on.report())}\n")
     added = calls_in(file) - before
@@ -55,17 +55,18 @@ def run(client: openai.OpenAI, model: str) -> None:
         print(f"\n== {number}. {title}\n", flush=True)
         ended = outcome(part)
         rlm_obs.flush()
-        print(ended, flush=True)
+        print(end=ended, flush=True)
 
 
 def outcome(part: Callable[[], object]) -> str:
-    """Run a part, and say in one line what came of it; a model that nobody can price ends the demo."""
+    """Run a part, and say in a line what came of it; a model that nobody can price ends the demo."""
     import openai
 
     try:
-        return f"It returned {part()!r}"
+        found = part()
     except (openai.OpenAIError, rlm_obs.BudgetExceeded) as error:
-        return f"It raised {type(error).__name__}: {error}"
+        return f"It raised {type(error).__name__}: {error}\n"
+    return "" if found is None else f"It returned {found!r}\n"
 
 
 def spent(report: rlm_obs.CostReport) -> str:
@@ -76,7 +77,7 @@ def spent(report: rlm_obs.CostReport) -> str:
         *(("operation", name, money(cost)) for name, cost in report.by_operation.items()),
         ("total", f"{report.calls} calls, {report.failed_calls} of them failed", of),
         ("remaining", f"{report.remaining_percent:.0f} %", money(report.remaining or report.total_cost * 0)),
-        ("refused", f"{report.refused_calls} call, not sent", ""),
+        ("refused", f"{report.refused_calls} calls, never sent", ""),
     ]
     return table(rows, indent="   ")
 
@@ -89,15 +90,22 @@ def real_client() -> tuple[openai.OpenAI, str, dict[str, str]]:
     """Return the user's own client, the model to ask, and what is to be known of its host: nothing."""
     if not os.environ.get("OPENAI_API_KEY"):
         raise ConfigError("demo --live asks your own model: set OPENAI_API_KEY (and OPENAI_BASE_URL, if not OpenAI's)")
-    found = sdk()
-    return found.OpenAI(), os.environ.get("OPENAI_MODEL") or MODEL, {}
+    return sdk().OpenAI(), os.environ.get("OPENAI_MODEL") or MODEL, {}
 
 
 def local_client(stack: ExitStack) -> tuple[openai.OpenAI, str, dict[str, str]]:
-    """Start a server on loopback, and return a client of it; its host bills like OpenAI, so that the demo costs as that."""
+    """Start a server on loopback, and return a client of it; declared as OpenAI's, so that it is priced so."""
     from rlm_obs._cli._answers import serve
 
     server = stack.enter_context(serve())
     direct = sdk().DefaultHttpxClient(trust_env=False)  # a proxy in the environment is not for loopback
     client = stack.enter_context(sdk().OpenAI(api_key="none", base_url=server.base_url, http_client=direct))
     return client, MODEL, {urlsplit(server.base_url).netloc: "openai"}
+
+
+def sdk() -> ModuleType:
+    """Return the openai package. Raises ConfigError where it is not installed."""
+    try:
+        return importlib.import_module("openai")
+    except ImportError:
+        raise ConfigError("demo needs the openai package: pip install 'rlm-obs[openai]'") from None

@@ -110,10 +110,10 @@ class Gate:
             finally:
                 if token is not None:
                     otel.detach(token)
+            passing.answered(result)
         except BaseException as error:
             call.fail(error)
             raise
-        passing.answered(result)
         return result
 
     async def _request_async(
@@ -136,10 +136,10 @@ class Gate:
             finally:
                 if token is not None:
                     otel.detach(token)
+            passing.answered(result)
         except BaseException as error:
             call.fail(error)
             raise
-        passing.answered(result)
         return result
 
     def _begin(

@@ -28,7 +28,7 @@ class Lost:
         self._gone: deque[Call] = deque()
         self._left: deque[tuple[float, weakref.ref[Watch]]] = deque()
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # re-entrant; read by the thread alone
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # held while calls are ended, so that who reads a sum waits for them
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -52,12 +52,9 @@ class Lost:
 
     def end_gone(self) -> None:
         """End the calls of collected streams now, in this thread."""
-        while self._gone:
-            try:
-                call = self._gone.popleft()
-            except IndexError:  # another thread took it
-                return
-            _guard.guarded("stream", call.abort)
+        with self._lock:
+            while self._gone:
+                _guard.guarded("stream", self._gone.popleft().abort)
 
     def end_all(self) -> None:
         """End the calls of collected streams, and of those that were left, without waiting for their time."""
@@ -65,24 +62,16 @@ class Lost:
         self._end_left(math.inf)
 
     def _end_left(self, now: float) -> None:
-        while self._left:
-            try:
-                due, reference = self._left.popleft()
-            except IndexError:
-                return
-            if due > now:
-                self._left.appendleft((due, reference))
-                return
-            watch = reference()
-            if watch is not None:
-                _guard.guarded("stream", watch.end_if_left)
+        with self._lock:
+            while self._left and self._left[0][0] <= now:
+                watch = self._left.popleft()[1]()
+                if watch is not None:
+                    _guard.guarded("stream", watch.end_if_left)
 
     def _run(self) -> None:
         while True:
-            try:
-                pause = max(0.0, self._left[0][0] - time.monotonic())
-            except IndexError:
-                pause = None
+            with self._lock:
+                pause = max(0.0, self._left[0][0] - time.monotonic()) if self._left else None
             try:
                 self._wake.get(timeout=pause)
             except queue.Empty:

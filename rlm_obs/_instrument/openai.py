@@ -226,21 +226,29 @@ FACTS = (
 
 def bound_of(body: Mapping[str, Any], endpoint: Endpoint, request: Request) -> Bound:
     """Return the most that a request can use: its text by its bytes, its output by its limit or the model's own."""
-    model, params = request.model or "", request.params
     given = 0
     for name, value in body.items():
         if name not in PARAMS:
             given += len(name) + most_input_tokens(value)
-    window = context_window(model)
+    window, own = _limits_of(request.model or "")
     if window is not None and given > window:
         given = window
     if not endpoint.limits:
         return Bound(given, 0)
-    choices = max(_count(params.get("n")) or 1, _count(params.get("best_of")) or 1)
-    users = [limit for name in endpoint.limits if (limit := _count(params.get(name))) is not None]
-    own = model_limits(model)
-    each = min(*users, own) if users else own
-    return Bound(given, each * choices, choices, limit_is_users=bool(users))
+    params, each, users = request.params, own, False
+    for name in endpoint.limits:
+        limit = _count(params.get(name))
+        if limit is not None:
+            each, users = min(each, limit), True
+    choices = 1
+    if "n" in params or "best_of" in params:
+        choices = max(_count(params.get("n")) or 1, _count(params.get("best_of")) or 1)
+    return Bound(given, each * choices, choices, users)
+
+
+@functools.lru_cache(maxsize=1024)
+def _limits_of(model: str) -> tuple[int | None, int]:
+    return context_window(model), model_limits(model)
 
 
 def _count(value: Any) -> int | None:

@@ -10,7 +10,6 @@ import functools
 import json
 import sys
 import types
-import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +25,13 @@ SEPARATORS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 
 class Watch:
-    """One response under watch. The response holds it, never the other way round, so that both die together."""
+    """One response under watch. They hold each other until the call ends, and are collected together, as a stream and its
+    generator are; a weak reference would be empty by the time that the stream's own finaliser closes the response.
+    """
 
     def __init__(self, response: Any, passing: Passing) -> None:
         self._call, self._reader, self._awaits = passing.call, passing.reader, passing.awaits
-        self._response = weakref.ref(response)
+        self._response = response
         self._type = type(response)
         kind = response.headers.get("content-type", "")
         self._events = passing.stream or "event-stream" in kind
@@ -64,10 +65,9 @@ class Watch:
     # -- what stands in the response's place; the two colours differ by `await` alone --------------------------------
 
     def _iter_bytes(self, chunk_size: int | None = None) -> Iterator[bytes]:
-        response = self._response()
         try:
             self._inside = True
-            for data in self._type.iter_bytes(response, chunk_size):
+            for data in self._type.iter_bytes(self._response, chunk_size):
                 self._inside = False
                 passed = self._see(data)
                 if passed:
@@ -87,8 +87,7 @@ class Watch:
             self._inside = False
 
     async def _aiter_bytes(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
-        response = self._response()
-        source = self._type.aiter_bytes(response, chunk_size)
+        source = self._type.aiter_bytes(self._response, chunk_size)
         try:
             self._inside = True
             async for data in source:
@@ -114,14 +113,14 @@ class Watch:
     def _close(self) -> None:
         error = sys.exception()
         try:
-            self._type.close(self._response())
+            self._type.close(self._response)
         finally:
             self._closed(error)
 
     async def _aclose(self) -> None:
         error = sys.exception()
         try:
-            await self._type.aclose(self._response())
+            await self._type.aclose(self._response)
         finally:
             self._closed(error)
 
@@ -218,6 +217,7 @@ class Watch:
             return  # the response closes itself behind its last byte, which is still to be seen
         if isinstance(error, GeneratorExit):
             self._drop()
+            self._unshadow()
         else:
             self._end(error if isinstance(error, Exception) and id(error) != self._handled else None)
 
@@ -246,10 +246,8 @@ class Watch:
             self._call.answer.streamed_tokens = max(self._count - 1, extra, 0)
 
     def _unshadow(self) -> None:
-        response = self._response()
-        if response is not None:
-            for name in ("iter_bytes", "aiter_bytes", "close", "aclose", "_rlm_obs_watch"):
-                response.__dict__.pop(name, None)
+        for name in ("iter_bytes", "aiter_bytes", "close", "aclose", "_rlm_obs_watch"):
+            self._response.__dict__.pop(name, None)
 
     # -- left by `break` ---------------------------------------------------------------------------------------------
 

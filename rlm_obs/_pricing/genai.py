@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -34,6 +35,7 @@ IDS = {
     "moonshot_ai": "moonshotai",
     "x_ai": "x-ai",
 }
+DAY_S, EPOCH = 86_400, datetime(1970, 1, 1, tzinfo=UTC).toordinal()
 WEEKEND = "peak rate taken, weekends may be cheaper"
 
 _lock = threading.Lock()
@@ -59,7 +61,8 @@ class _Clock:
 
 def source() -> str:
     """Return who prices, with its version: "genai-prices 0.2.3"."""
-    _data()
+    if _get_snapshot is None:
+        _load()
     return _source
 
 
@@ -70,21 +73,22 @@ def resolve(provider: str, model: str, tier: str | None = None, at: datetime | N
     the data does not list for this model and day is unknown: genai-prices itself takes the standard price there. So
     is each name that is only near a listed one, see `matching.find`. One look-up per name, tier and day, then a dict.
     """
-    when = datetime.now(UTC) if at is None else at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    when = None if at is None else at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
     if tier in STANDARD:
         tier = None
     data, kept = _data()
-    key = (provider, model, tier, when.toordinal())
+    key = (provider, model, tier, EPOCH + int(time.time()) // DAY_S if when is None else when.toordinal())
     try:
         found = kept[key]
     except KeyError:
+        when = when or datetime.now(UTC)
         if len(model) > LONGEST_NAME or len(provider) > LONGEST_NAME or len(tier or "") > LONGEST_NAME:
             return None
         found = _look_up(data, provider, model, tier, when)
         if len(kept) >= MOST:
             kept.clear()
         kept[key] = found
-    return found.at(when) if isinstance(found, _Clock) else found
+    return found.at(when or datetime.now(UTC)) if type(found) is _Clock else found  # type: ignore[return-value]
 
 
 def context_window(model: str, provider: str = "openai") -> int | None:

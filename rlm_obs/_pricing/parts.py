@@ -18,6 +18,7 @@ EXACT = Context(prec=60)
 FINEST = Decimal("1e-15")
 
 PARTS_EXCEED = "the parts of the {0} exceed its total"
+AUDIO_AS_TEXT = "the price list has no audio rate for the model; its audio is priced as text"
 CACHE_SPLIT = "the answer does not say which part of the cache was text, audio or images"
 
 
@@ -104,6 +105,8 @@ def _input(rates: Rates, usage: Usage, sums: _Sum) -> tuple[Decimal, Decimal, De
     audio_rate, image_rate = own(rates.input_audio, rates.input), own(rates.input_image, rates.input)
     cached_audio = own(rates.cached_audio, rates.input_audio, rates.hit)
     cached_image = own(rates.cached_image, rates.input_image, rates.hit)
+    if audio and rates.input_audio is None and rates.input is not None:
+        sums.note(AUDIO_AS_TEXT)
     if hits and rates.cached_caveat:
         sums.note(rates.cached_caveat)
     for shared, count, fresh_rate, hit_rate in (
@@ -137,6 +140,8 @@ def _output(rates: Rates, usage: Usage, sums: _Sum) -> Decimal:
     text = (parts if usage.output_tokens is None else usage.output_tokens) - parts
     if text < 0:
         sums.note(PARTS_EXCEED.format("output"))
+    if audio and rates.output_audio is None and rates.output is not None:
+        sums.note(AUDIO_AS_TEXT)
     said = sums.of(text, rates.output, "output tokens")
     said = EXACT.add(said, sums.of(audio, own(rates.output_audio, rates.output), "output audio tokens"))
     said = EXACT.add(said, sums.of(images, own(rates.output_image, rates.output), "output image tokens"))

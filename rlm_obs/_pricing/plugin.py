@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 
 #: What `configured` was told last: the user's prices and hosts.
 _user: tuple[Overrides | None, Mapping[str, str]] = (None, {})
+#: Who answers at each base URL, by those hosts.
+_hosts: dict[str, Host] = {}
+MOST_HOSTS = 1024
 
 
 def use(settings: Settings) -> None:
     """Take the user's prices and hosts from the settings. Raises ConfigError where they are wrong."""
-    global _user
+    global _user, _hosts
     host_names.check(settings.hosts)
-    _user = (Overrides.read(settings.prices), dict(settings.hosts))
+    _user, _hosts = (Overrides.read(settings.prices), dict(settings.hosts)), {}
 
 
 @hookimpl
@@ -52,7 +55,7 @@ def price(request: Request, usage: Usage) -> Cost | None:
 def by_user(request: Request, usage: Usage, overrides: Overrides | None) -> Cost | None:
     """Return 0 on a host that was declared free, else the cost by `overrides`, or None where they say nothing."""
     hosts = _user[1]
-    if hosts and request.base_url and provider_of(request.base_url, hosts).free:
+    if hosts and request.base_url and _host(request.base_url).free:
         return Cost(total=ZERO, source="hosts")
     if overrides is None or not isinstance(request.model, str):
         return None
@@ -74,7 +77,16 @@ def _billing(request: Request) -> tuple[str, tuple[str, ...]]:
     """Return whose list holds, and the caveat of a host that nobody declared."""
     if not request.base_url:
         return request.provider, ()
-    host: Host = provider_of(request.base_url, _user[1])
+    host = _host(request.base_url)
     if not host.declared and request.provider != host.provider:  # another SDK's call, at a host of its own
         return request.provider, (ASSUMED.format(request.provider),)
     return host.bills_like, (host.caveat,) if host.caveat else ()
+
+
+def _host(base_url: str) -> Host:
+    found = _hosts.get(base_url)
+    if found is None:
+        if len(_hosts) >= MOST_HOSTS:
+            _hosts.clear()
+        found = _hosts[base_url] = provider_of(base_url, _user[1])
+    return found

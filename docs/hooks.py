@@ -1,0 +1,13 @@
+"""mkdocs hook: takes the notes for our tests (`no-run: reason`, `output`) off the fences before they are rendered."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+NOTED = re.compile(r"^(\s*```\w+)[ \t]+\S.*$", re.MULTILINE)
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Return the page with plain fences."""
+    return NOTED.sub(r"\1", markdown)
