@@ -27,7 +27,7 @@ FULL = Decimal("0.0035")
 def _nobodys_prices() -> Iterator[None]:
     """Leave no test's prices and hosts behind."""
     yield
-    plugin._user = (None, {})
+    plugin._user, plugin._hosts = (None, {}), {}
 
 
 def test_both_shapes_of_usage_and_our_own_are_taken() -> None:

@@ -25,11 +25,11 @@ USAGE = Usage(input_tokens=1_000_000, output_tokens=0)
 def _nobodys_prices() -> Iterator[None]:
     """Leave no test's prices and hosts behind."""
     yield
-    plugin._user = (None, {})
+    plugin._user, plugin._hosts = (None, {}), {}
 
 
 def chain(**settings: Any) -> Chain:
-    """Build a chain over the installed plugins, with the module of prices registered if the package is not installed."""
+    """Build a chain over the installed plugins, and over the module of prices if the package is not installed."""
     plugins = Plugins(read_settings(settings))
     if not plugins.manager.has_plugin("prices"):
         plugins.register(plugin, name="prices")
@@ -141,7 +141,7 @@ def test_an_unknown_model_is_said_once_with_what_would_price_it(caplog: pytest.L
 
 
 def test_an_unknown_usage_is_not_a_missing_price(caplog: pytest.LogCaptureFixture) -> None:
-    """A call that says nothing of its usage is unknown without blaming the price list; nor is a nameless model logged."""
+    """A call that says nothing of its usage is unknown, and no price is said to be missing; nor without a name."""
     prices = chain()
     assert prices.price(request(), Usage()) is None
     assert prices.price(request(None), USAGE) is None

@@ -34,12 +34,12 @@ from rlm_obs._pricing import context_window, model_limits
     ],
 )
 def test_the_most_output(model: str, most: int) -> None:
-    """The longest prefix of the name that the table has tells; a fine-tune has its base's; 128,000 where nobody knows."""
+    """The longest prefix of the name in the table tells; a fine-tune has its base's; 128,000 where nobody knows."""
     assert model_limits(model) == most
 
 
 def test_the_context_window() -> None:
-    """The window is that of the price data, of the provider's own list; never less than the model's; None if unknown."""
+    """The window is that of the provider's list, never less than the model's own; None where nobody knows."""
     assert context_window("gpt-4o") == 128_000
     assert context_window("gpt-4.1") == 1_047_576
     assert context_window("deepseek-v4-pro", "deepseek") == 1_000_000

@@ -74,7 +74,7 @@ def test_audio_and_images() -> None:
     ],
 )
 def test_the_nearest_price_holds(model: str, provider: str, dollars: int | None) -> None:
-    """Exact wins over a prefix, a longer prefix over a shorter, one with the provider over one without; no case counts."""
+    """Exact wins over a prefix, a longer prefix over a shorter, one with the provider over one without it."""
     prices = {
         "gpt-4o": {"input": 1, "output": 0},
         "azure.ai.openai/gpt-4o": {"input": 2, "output": 0},

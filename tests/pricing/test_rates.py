@@ -196,7 +196,7 @@ def test_a_tool_without_a_rate_is_said() -> None:
 
 
 def test_audio_at_text_rates_is_said() -> None:
-    """Audio of a model without an audio rate is priced as text, as genai-prices does, but never as if that were exact."""
+    """Audio of a model without an audio rate is priced as text, as genai-prices does, but not as if that were exact."""
     cost = PLAIN.cost(Usage(input_tokens=10, input_audio_tokens=5, output_tokens=1), "test")
     assert cost is not None
     assert cost.caveats == (AUDIO_AS_TEXT,)
@@ -212,6 +212,14 @@ def test_a_cache_that_may_be_audio_is_said() -> None:
     assert cost.cached_input == 50 * Decimal("0.4e-6")
     assert cost.input == 50 * Decimal("32e-6")
     assert cost.caveats == (CACHE_SPLIT,)
+
+
+def test_reasoning_with_its_own_rate() -> None:
+    """Where reasoning has a rate of its own, it is billed at that and only the rest of the output as output."""
+    rates = Rates(input=Decimal(1), output=Decimal(8), reasoning=Decimal(3))
+    cost = rates.cost(Usage(input_tokens=0, output_tokens=10, reasoning_tokens=4), "test")
+    assert cost is not None
+    assert cost.output == 6 * 8 + 4 * 3
 
 
 def test_a_hundred_thousand_costs_add_up() -> None:

@@ -75,7 +75,7 @@ def test_embeddings_images_transcriptions() -> None:
 def test_fields_that_the_client_does_not_know() -> None:
     """What a host adds is read from an object as from JSON: DeepSeek's and Moonshot's names for cached tokens."""
     for extra in ({"prompt_cache_hit_tokens": 6}, {"cached_tokens": 6}):
-        said = {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10, **extra}
+        said: dict[str, Any] = {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10, **extra}
         expected = Usage(input_tokens=9, cached_input_tokens=6, output_tokens=1)
         assert read_usage(said) == expected
         assert read_usage(CompletionUsage.construct(**said)) == expected
@@ -114,8 +114,8 @@ def test_a_count_that_cannot_be_is_not_said(wrong: object) -> None:
 @pytest.mark.parametrize("wrong", [None, 3, "x", [1], True])
 def test_details_that_cannot_be_are_not_said(wrong: object) -> None:
     """Details of a wrong type are "not said"."""
-    said = {"prompt_tokens": 5, "completion_tokens": 2}
-    said |= {"prompt_tokens_details": wrong, "completion_tokens_details": wrong}  # type: ignore[dict-item]
+    said: dict[str, Any] = {"prompt_tokens": 5, "completion_tokens": 2}
+    said |= {"prompt_tokens_details": wrong, "completion_tokens_details": wrong}
     assert read_usage(said) == Usage(input_tokens=5, output_tokens=2)
     assert read_usage(CompletionUsage.construct(**said)) == Usage(input_tokens=5, output_tokens=2)
 
