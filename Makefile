@@ -38,13 +38,13 @@ help:
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "no Python of 3.11 or newer was found: make PYTHON=/path/to/python3" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
-	$(PIP) install --upgrade pip
 
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
-	$(PIP) install --editable '.[openai]'
+	$(PIP) install --no-compile --editable '.[openai]'
 	@touch $@
 
 $(VENV)/.test $(VENV)/.dev: pyproject.toml tests/lowest.py | $(BIN)/python
+	$(PIP) install --upgrade 'pip>=25.1' # for --group
 	$(BIN)/python tests/lowest.py > $(VENV)/lowest.txt
 	$(PIP) install --upgrade --upgrade-strategy eager $(CONSTRAINED) \
 		--editable '.[observability,pytest]' $(if $(OPENAI),'$(OPENAI)') --group $(notdir $(subst .,,$@))

@@ -1,11 +1,10 @@
-"""Writes the reference pages that the code itself can tell: settings, hooks, API, errors, commands. A test compares them.
+"""Writes the reference pages that the code can tell: settings, hooks, API, errors, commands. A test compares them.
 
 python docs/generate.py
 """
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import re
 import textwrap
@@ -279,9 +278,12 @@ def signature_of(thing: Any, *, wrap: bool = True) -> str:
     signature = inspect.signature(thing)
     parameters = [plain(p) for p in signature.parameters.values() if p.name != "self"]
     parts = [re.sub(r"<factory>", "{}", str(p)).replace("'", '"') for p in parameters]
+    slash = sum(p.kind is p.POSITIONAL_ONLY for p in parameters)
     star = next((i for i, p in enumerate(parameters) if p.kind is p.KEYWORD_ONLY), None)
     if star is not None and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
         parts.insert(star, "*")
+    if slash:
+        parts.insert(slash, "/")
     answer = signature.return_annotation
     back = "" if answer is signature.empty or inspect.isclass(thing) else f" -> {said(answer)}"
     if hasattr(thing, "__wrapped__") and back.startswith(" -> Iterator["):

@@ -74,7 +74,7 @@ class Plugins:
             began = time.perf_counter()
             try:
                 self._add(entry.load(), entry.name)
-            except Exception as error:  # any import may fail in any way, and must not cost the program
+            except (Exception, SystemExit) as error:  # any import may fail in any way, and must not cost the program
                 plugin.failed = f"{type(error).__name__}: {error}"
                 _guard.failures[f"plugin {entry.name}"] += 1
                 _guard.say_once(

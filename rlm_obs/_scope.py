@@ -1,9 +1,10 @@
-"""What holds for the calls of a block: it rides in the OpenTelemetry context, so whatever carries a trace carries it too."""
+"""What holds for the calls of a block: it rides in the OpenTelemetry context, so what carries a trace carries it too."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import Token
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,16 @@ def widened(
     )
 
 
+def detach(token: Token[otel.Context]) -> None:
+    """Undo an `attach`, quietly where the code was moved to another context (a generator closed by the loop)."""
+    try:
+        token.var.reset(token)
+    except ValueError:
+        token.var.set(otel.Context() if token.old_value is Token.MISSING else token.old_value)
+    except AttributeError:  # not the default runtime context
+        otel.detach(token)
+
+
 @contextmanager
 def attached(context: otel.Context) -> Iterator[None]:
     """Make `context` the current one for a block. Never hold it across a `yield` of a generator."""
@@ -82,4 +93,4 @@ def attached(context: otel.Context) -> Iterator[None]:
     try:
         yield
     finally:
-        otel.detach(token)
+        detach(token)

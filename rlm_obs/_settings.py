@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import tomllib
 from collections.abc import Mapping
@@ -17,7 +18,6 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     PyprojectTomlConfigSettingsSource,
     SettingsConfigDict,
-    SettingsError,
 )
 
 from rlm_obs._guard import say_once
@@ -75,7 +75,7 @@ class Settings(BaseSettings):
     prices: Path | dict[str, dict[str, Decimal | str]] | None = Field(
         None, description="Your own prices: a TOML or JSON file, or a mapping; US dollars per million tokens."
     )
-    hosts: dict[str, str] = Field(
+    hosts: Annotated[dict[str, str], NoDecode] = Field(
         default_factory=dict,
         description='Who bills for a host: {"localhost:11434": "free", "llm.acme.example": "openai"}.',
     )
@@ -131,6 +131,14 @@ class Settings(BaseSettings):
         except ConfigError:
             raise ValueError('give "block", "warn", or US dollars per million tokens') from None
 
+    @field_validator("hosts", mode="before")
+    @classmethod
+    def _json(cls, value: object) -> object:
+        try:
+            return json.loads(value) if isinstance(value, str) else value
+        except ValueError:
+            raise ValueError('give JSON, such as {"localhost:11434": "free"}') from None
+
     @field_validator("*", mode="before")  # the last validator is the first to run
     @classmethod
     def _empty_is_unset(cls, value: object, info: ValidationInfo) -> object:
@@ -151,7 +159,6 @@ class Settings(BaseSettings):
 
 
 SECRETS = frozenset({"langfuse_public_key", "langfuse_secret_key"})
-EXAMPLES = {"hosts": '{"localhost:11434": "free"}', "prices": '{"my-model": {"input": 1.0, "output": 4.0}}, or the name of a file'}
 
 
 def read_settings(given: Settings | Mapping[str, Any] | None = None, **arguments: Any) -> Settings:
@@ -173,10 +180,6 @@ def read_settings(given: Settings | Mapping[str, Any] | None = None, **arguments
         return Settings(**chosen)
     except ValidationError as error:
         raise ConfigError(_explain(error, chosen)) from None
-    except SettingsError as error:  # a variable that should hold JSON
-        field = next((f for f in Settings.model_fields if f'"{f}"' in str(error)), "")
-        where, shown = _source(field, {}, None)
-        raise ConfigError(f"{where}{shown}: give JSON, such as {EXAMPLES.get(field, '{}')}") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"pyproject.toml cannot be read: {error}") from None
 

@@ -86,7 +86,7 @@ class Tracer:
             note_error(span, error)
             raise
         finally:
-            otel.detach(token)
+            _scope.detach(token)
             span.end()
             gates.release()
 

@@ -230,7 +230,7 @@ class CostTracker:
         *others, token = _tokens.get() or (None,)  # None: entered in another context, whose own it stays
         _tokens.set(tuple(others))
         if token is not None:
-            otel.detach(token)
+            _scope.detach(token)
         gates.release()
 
     def __call__(self, function: Callable[..., Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Prints the lowest version of each dependency that pyproject.toml allows, as constraints for pip; for `make test LOWEST=1`."""
+"""Prints the lowest version of each dependency that pyproject.toml allows: pip's constraints for LOWEST=1."""
 
 from __future__ import annotations
 

@@ -275,9 +275,14 @@ class Desk:
     def _is_behind(self, accounts: tuple[Account, ...], owner: Owner) -> bool:
         """Tell whether a call has to stand behind others: it wants the same money, and none of them waits for it."""
         mine = set(accounts)
-        if any(a.holds and a.held_by(owner) for a in accounts):
+        if self._is_waited_for(accounts, owner):
             return False
         return any(not mine.isdisjoint(w.accounts) for w in self._line)
+
+    @staticmethod
+    def _is_waited_for(accounts: tuple[Account, ...], owner: Owner) -> bool:
+        """Tell whether those in line may be waiting for this very caller, who holds some of the money already."""
+        return any(a.holds and a.held_by(owner) for a in accounts)
 
     def _judge(
         self, need: Need, accounts: tuple[Account, ...], owner: Owner
@@ -326,7 +331,9 @@ class Desk:
         """Go through the line from its head; who still has to wait keeps the later ones off the same money."""
         blocked: set[Account] = set()
         for waiting in list(self._line):
-            if blocked and not blocked.isdisjoint(waiting.accounts):
+            behind = not blocked.isdisjoint(waiting.accounts)
+            if behind and not self._is_waited_for(waiting.accounts, waiting.owner):
+                blocked.update(waiting.accounts)  # nobody overtakes it on the rest of its money either
                 continue
             tokens, refusal = self._judge(waiting.need, waiting.accounts, waiting.owner)
             if tokens is None and refusal is None:
@@ -354,7 +361,8 @@ class Desk:
             return self._refusal(need, account, why, "finish or close that stream first, or set output limits")
         if not need.lowerable:
             why = "this call alone could cost more than is left"
-            return self._refusal(need, account, why, "raise budget_usd, or lower the call's output limit")
+            what = "lower the call's output limit" if need.tokens else "shorten the input"
+            return self._refusal(need, account, why, f"raise budget_usd, or {what}")
         if not account.clamp:
             why = "this call alone could cost more than is left, and clamp=False keeps its output from being limited"
             return self._refusal(need, account, why, "set max_completion_tokens, raise budget_usd, or clamp=True")

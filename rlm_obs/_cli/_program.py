@@ -33,6 +33,7 @@ def ask_about(client: openai.OpenAI, model: str, document: str, question: str) -
     return ask(client, model, f"Combine these findings into one answer to: {question}\n" + "\n".join(findings))
 
 
+@traced
 @cost_tracked(operation="parts")
 def ask_part(client: openai.OpenAI, model: str, question: str, part: str) -> str:
     """Ask one part of the document."""
@@ -88,6 +89,7 @@ def ask_retired_model(client: openai.OpenAI) -> str:
     return ask(client, RETIRED, "Are you still there?", most_tokens=50)
 
 
+@traced
 @cost_tracked(operation="agent", budget_usd="0.0015")
 def agent(client: openai.OpenAI, model: str) -> None:
     """Do what agents do when nobody watches: think again and again. Its budget is what stops it."""

@@ -29,9 +29,10 @@ def demo(
     """Trace a small program, price it, and stop it at its budget; on a server that comes along, without a key."""
     with ExitStack() as stack:
         client, model, hosts = real_client() if live else local_client(stack)
-        exporters, settings = ["console", rlm_obs.FileExporter(file)], {"hosts": hosts}
+        records = rlm_obs.FileExporter(file)
         before = calls_in(file)
-        on = stack.enter_context(rlm_obs.instrument(exporters, BUDGET_USD, "demo", settings=settings))
+        settings = {"hosts": hosts}
+        on = stack.enter_context(rlm_obs.instrument(["console", records], BUDGET_USD, "demo", settings=settings))
         run(client, model)
         print(f"\n== What it cost\n\n{spent(on.report())}\n")
     added = calls_in(file) - before

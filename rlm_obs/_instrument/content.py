@@ -58,8 +58,22 @@ def of_chunk(event: Any, so_far: list[dict[str, Any]]) -> list[dict[str, Any]]:
             text = delta.get("content")
             if isinstance(text, str) and len(part["content"]) < MOST_CHARACTERS:
                 part["content"] += text
+            _join_tool_calls(so_far[index]["parts"], delta.get("tool_calls"))
             so_far[index]["finish_reason"] = choice.get("finish_reason") or so_far[index]["finish_reason"]
     return so_far
+
+
+def _join_tool_calls(parts: list[dict[str, Any]], pieces: Any) -> None:
+    """Add the pieces of tool calls that one event brings, behind the text that comes first."""
+    for piece in pieces if isinstance(pieces, list) else []:
+        at, function = 1 + (piece.get("index") or 0), piece.get("function") or {}
+        while len(parts) <= at < 128:
+            parts.append({"type": "tool_call", "id": None, "name": None, "arguments": ""})
+        if at < len(parts):
+            call = parts[at]
+            call["id"], call["name"] = piece.get("id") or call["id"], function.get("name") or call["name"]
+            if len(call["arguments"]) < MOST_CHARACTERS:
+                call["arguments"] += function.get("arguments") or ""
 
 
 def _finished(role: str, parts: list[dict[str, Any]], reason: Any) -> dict[str, Any]:

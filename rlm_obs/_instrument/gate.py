@@ -19,7 +19,7 @@ from rlm_obs._settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a reader has read of one request: the facts, what it may cost, and whether to ask the stream for its usage."""
+    """What a reader has read of one request: the facts, what it may cost, whether to ask a stream for its usage."""
 
     request: Request
     needs: Needs
@@ -37,7 +37,7 @@ class Reader(Protocol):
         """Read a request; None for an endpoint that costs nothing, which passes straight through."""
 
     def change(self, options: Any, asked: Asked, output_limit: int | None) -> Any:
-        """Return a changed copy of the options: a lower output limit, the usage asked for. Never the user's own object."""
+        """Return a changed copy of the options: a lower output limit, the usage asked for."""
 
     def answered(self, answer: Any, into: Answer) -> None:
         """Take from a whole answer (an object of the SDK, or its JSON) what it says."""
@@ -51,7 +51,7 @@ class Reader(Protocol):
 
 @dataclass(slots=True)
 class Patch:
-    """One patched class: what stood there before us (None: nothing of its own), our wrapper, and whether it does anything."""
+    """One patched class: what stood there before us (None: nothing of its own), our wrapper, whether it is on."""
 
     cls: type
     own: Any
@@ -207,7 +207,7 @@ class Passing:
 
 
 def _take_from_under(outer: Any, wrapper: Any) -> None:
-    """Remove `wrapper` from a chain of wrappers, if the one right above it is wrapt's: it calls what its attribute says."""
+    """Remove `wrapper` from a chain, if the one right above it is wrapt's: that calls what its attribute says."""
     while outer is not None and getattr(outer, "__wrapped__", None) is not wrapper:
         outer = getattr(outer, "__wrapped__", None)
     if isinstance(outer, wrapt.FunctionWrapper):
@@ -215,7 +215,7 @@ def _take_from_under(outer: Any, wrapper: Any) -> None:
 
 
 def _response_of(result: Any) -> Any:
-    """Return the HTTP response behind a result: of a stream, of a raw or binary answer, or itself; None for parsed data."""
+    """Return the HTTP response behind a result: a stream's, a raw or binary answer's, itself; None for parsed data."""
     if hasattr(type(result), "__pydantic_fields__") or isinstance(result, dict | list | str | bytes):
         return None
     for found in (getattr(result, "http_response", None), getattr(result, "response", None), result):

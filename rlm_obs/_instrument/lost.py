@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import queue
@@ -22,7 +23,7 @@ LEFT_FOR_S = 1.0
 
 
 class Lost:
-    """One quiet thread. A finaliser may run anywhere, inside any lock, so `gone` and `left` take none: they only append."""
+    """One quiet thread. A finaliser may run inside any lock, so `gone` and `left` take none: they only append."""
 
     def __init__(self) -> None:
         self._gone: deque[Call] = deque()
@@ -72,10 +73,8 @@ class Lost:
         while True:
             with self._lock:
                 pause = max(0.0, self._left[0][0] - time.monotonic()) if self._left else None
-            try:
+            with contextlib.suppress(queue.Empty):  # the first of those that were left is due
                 self._wake.get(timeout=pause)
-            except queue.Empty:
-                pass  # the first of those that were left is due
             self.end_gone()
             self._end_left(time.monotonic())
 

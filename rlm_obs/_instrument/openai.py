@@ -1,4 +1,4 @@
-"""The reader of OpenAI's shapes: which endpoints are paid, what a request asks and an answer says. Pure, but for the patch."""
+"""The reader of OpenAI's shapes: which endpoints are paid, what a request asks and an answer says."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from rlm_obs._settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A paid endpoint: its operation, where its text stands, and how it spells an output limit (None: it has no bound)."""
+    """A paid endpoint: its operation, how it spells an output limit, whether its cost has a bound."""
 
     operation: str
     api_type: str | None = None
@@ -77,7 +77,7 @@ LAST_EVENTS = frozenset({"response.completed", "response.failed", "response.inco
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """What is known of one client: who answers at its base URL, and whether a stream there may be asked for its usage."""
+    """What is known of one client: who answers at its base URL, whether a stream there may be asked for usage."""
 
     url: Any
     settings: Settings
@@ -134,7 +134,7 @@ class OpenAIReader:
         return Asked(request, Needs(bound, functools.partial(_timeout_s, client, options), awaits), shown, asks)
 
     def _known(self, client: Any, holds: InForce) -> Client:
-        """Return what does not change between a client's calls, read once; its base URL and the settings may be set anew."""
+        """Return what stays between a client's calls, read once; its base URL and the settings may be set anew."""
         url, settings = client.__dict__.get("_base_url"), holds.runtime.settings
         known = self._clients.get(client)
         if known is not None and known.url is url and known.settings is settings:

@@ -11,7 +11,7 @@ import json
 import sys
 import types
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic
 
 from rlm_obs import _guard
 from rlm_obs._instrument import lost
@@ -25,8 +25,9 @@ SEPARATORS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 
 class Watch:
-    """One response under watch. They hold each other until the call ends, and are collected together, as a stream and its
-    generator are; a weak reference would be empty by the time that the stream's own finaliser closes the response.
+    """One response under watch. They hold each other until the call ends, and are collected together.
+
+    A weak reference would be empty by the time that the finaliser of a collected stream closes its response.
     """
 
     def __init__(self, response: Any, passing: Passing) -> None:
@@ -127,7 +128,7 @@ class Watch:
     # -- what passes -------------------------------------------------------------------------------------------------
 
     def _see(self, data: bytes) -> bytes:
-        """Look at what has arrived and return what the user gets of it: all, but a usage event that only we asked for."""
+        """Look at what has arrived and return what the user gets: all, but a usage event that only we asked for."""
         self._left = False
         if not self._events:
             self._keep(data)
@@ -240,7 +241,7 @@ class Watch:
         self._unshadow()
 
     def _tell(self) -> None:
-        """Say how much text has come, as tokens: one an event, or more where events carry more than the first one did."""
+        """Say how many tokens have come: one an event, or more where events carry more than the first one did."""
         if self._events:
             extra = max(0, self._size - self._count * self._envelope) // 4
             self._call.answer.streamed_tokens = max(self._count - 1, extra, 0)
@@ -302,10 +303,15 @@ def _parsed(data: bytes) -> Any:
 
 @functools.lru_cache(maxsize=256)
 def leaving(cls: Any) -> Any:
-    """Return a subclass of a stream class (or of its alias `Stream[X]`) that tells its watch when a loop has left it."""
-    origin = getattr(cls, "__origin__", cls)
+    """Return a subclass of a stream class (or of its alias `Stream[X]`) that tells its watch when a loop has left it.
 
-    def __iter__(self: Any) -> Iterator[Any]:
+    A generic class of the user's own is returned as it is: the SDK looks for its `Stream[X]` one step up only.
+    """
+    origin = getattr(cls, "__origin__", cls)
+    if origin is not cls and origin.__bases__ != (Generic,):
+        return cls
+
+    def __iter__(self: Any) -> Iterator[Any]:  # noqa: N807
         _guard.guarded("stream", _tell_watch, self, Watch.take_up)
         try:
             yield from origin.__iter__(self)
@@ -313,7 +319,7 @@ def leaving(cls: Any) -> Any:
             _guard.guarded("stream", _tell_watch, self, Watch.leave)
             raise
 
-    async def __aiter__(self: Any) -> AsyncIterator[Any]:
+    async def __aiter__(self: Any) -> AsyncIterator[Any]:  # noqa: N807
         _guard.guarded("stream", _tell_watch, self, Watch.take_up)
         try:
             async for item in origin.__aiter__(self):

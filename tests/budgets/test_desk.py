@@ -106,7 +106,9 @@ class DeskMachine(RuleBasedStateMachine):
             return
         if isinstance(found, Waiting):
             assert may_wait
-            assert not (mine and all(h.owner == desk_module.whoever() for a in accounts for h in a.holds.values()))
+            holds = [h for a in accounts for h in a.holds.values()]
+            if mine and holds:
+                assert any(h.owner != desk_module.whoever() for h in holds), "it waits for its own holds"
             assert [(a.spent, a.held) for a in self.accounts] == before
             self.waiting.append(found)
             return
@@ -159,9 +161,14 @@ class DeskMachine(RuleBasedStateMachine):
         for place, waiting in enumerate(self.waiting):
             if waiting.hold is not None:
                 ahead = [w for w in self.waiting[:place] if w.hold is None and w.refusal is None]
-                assert all(set(w.accounts).isdisjoint(waiting.accounts) for w in ahead), "served before its turn"
+                assert self.is_waited_for(waiting) or all(set(w.accounts).isdisjoint(waiting.accounts) for w in ahead), "served before its turn"
                 self.live.append(waiting.hold)
         self.waiting = [w for w in self.waiting if w.hold is None and w.refusal is None]
+
+    def is_waited_for(self, waiting: Waiting) -> bool:
+        """Who holds money already does not stand behind those who may be waiting for it."""
+        holds = [h for a in waiting.accounts for h in a.holds.values() if h is not waiting.hold]
+        return any(h.owner == waiting.owner for h in holds)
 
     @invariant()
     def never_over(self) -> None:
@@ -179,7 +186,7 @@ class DeskMachine(RuleBasedStateMachine):
         wanted: set[str] = set()
         for waiting in self.waiting:
             mine = {a.name for a in waiting.accounts}
-            if wanted.isdisjoint(mine):  # nobody stands before it
+            if wanted.isdisjoint(mine) or self.is_waited_for(waiting):  # nobody stands before it
                 limits = [(a, a.limit - a.spent) for a in waiting.accounts if a.limit is not None]
                 assert all(left > 0 for _, left in limits), "its money is spent, and nobody told it"
                 assert any(a.held for a, _ in limits), "nobody holds anything, and it still waits"
@@ -195,7 +202,7 @@ class DeskMachine(RuleBasedStateMachine):
 
 
 TestDesk = DeskMachine.TestCase
-TestDesk.settings = settings(max_examples=120, stateful_step_count=30, deadline=None)
+TestDesk.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
 
 
 # Who gets, who waits, who is refused
@@ -291,6 +298,43 @@ def test_who_holds_money_passes_those_who_wait_for_it() -> None:
     desk.settle(inner, Decimal(0))
     desk.settle(mine, Decimal(0))
     assert waiting.hold is not None
+
+
+def test_who_holds_money_does_not_wait_behind_those_who_wait_for_it() -> None:
+    """A call made while one's own stream is open waits for other calls, and never in a ring with the line."""
+    desk, account = Desk(), Account("b", ONE)
+    mine = desk.ask(need("0.5"), (account,), "stream", may_wait=True)
+    theirs = held(desk, account, "0.4")
+    behind = other(desk, account, need("0.9"))
+    assert isinstance(behind, Waiting)
+    inner = desk.ask(need("0.3"), (account,), "call", may_wait=True)
+    assert isinstance(inner, Waiting)
+    desk.settle(theirs, Decimal(0))
+    assert inner.hold is not None, "the one before it waits for the stream, which waits for this call"
+    assert isinstance(mine, Hold)
+    desk.settle(inner.hold, Decimal(0))
+    desk.settle(mine, Decimal(0))
+    assert behind.hold is not None
+
+
+def test_nobody_is_overtaken_by_a_chain_of_budgets() -> None:
+    """Who waits behind another for one budget is not overtaken on a second one by those who came later."""
+    desk, a, b, c = Desk(), Account("a", ONE), Account("b", ONE), Account("c", ONE)
+    in_a = held(desk, a, "0.8")
+    in_c = held(desk, c, "0.8")
+
+    def ask(*accounts: Account) -> Waiting:
+        found = elsewhere(lambda: desk.ask(need("0.5"), accounts, "call", may_wait=True))
+        assert isinstance(found, Waiting)
+        return found
+
+    first, second, third = ask(a, b), ask(b, c), ask(c)
+    desk.settle(in_c, Decimal(0))
+    assert third.hold is None
+    desk.settle(in_a, Decimal(0))
+    assert first.hold is not None
+    assert second.hold is not None
+    assert third.hold is None or c.spent + c.held <= ONE
 
 
 def test_the_hold_of_a_thread_that_ended_is_nobodys_own() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -30,7 +31,9 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], Pat
     """What a run of the demo prints, by its headings, and the file that it leaves."""
     folder = tmp_path_factory.mktemp("demo")
     script = Path(sys.executable).parent / "rlm-obs"
-    done = subprocess.run([script, "demo"], cwd=folder, capture_output=True, text=True, timeout=60)
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("RLM_OBS_", "OTEL_", "OPENAI_"))}
+    clean |= {"NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run([script, "demo"], cwd=folder, env=clean, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     found = re.split(r"^== (?:\d+\. )?(.*)$", done.stdout, flags=re.MULTILINE)
@@ -90,6 +93,9 @@ def test_live(rlm_obs_script: Script, fake_openai: FakeOpenAI, tmp_path: Path) -
     assert fake_openai.requests[0].headers["authorization"] == "Bearer sk-mine"
     assert "gpt-4.1-nano" in {record.requested_model for record in rlm_obs.read_records(file)}
     assert "sk-mine" not in done.stdout + done.stderr + file.read_text()
+    before = len(list(rlm_obs.read_records(file)))
+    again = rlm_obs_script("demo", "--live", "--file", str(file), **variables)
+    assert f"{len(list(rlm_obs.read_records(file))) - before} calls were added to {file}" in again.stdout
 
 
 @pytest.mark.parametrize("status", [401, 404])

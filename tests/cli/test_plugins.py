@@ -30,7 +30,7 @@ def test_the_built_in_ones(rlm_obs_script: Script) -> None:
     rows = {line.split()[0]: line.split() for line in lines}
     assert rows["console"][1:3] == ["rlm-obs", rlm_obs.__version__]
     assert rows["console"][4:] == ["ms", "register_exporters"]
-    assert rows["prices"][5:] == ["configured,", "price"][1:]
+    assert rows["prices"][5:] == ["configured,", "price"]
     assert {"commands", "console", "file", "langfuse", "openai", "prices", "threads"} <= rows.keys()
 
 

@@ -1,4 +1,4 @@
-"""Runs the Python blocks of one page, in order and in one namespace, against a server on loopback; prints what came of each."""
+"""Runs the Python blocks of a page in one namespace, against a server on loopback, and says what came of each."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from pathlib import Path
 FENCE = re.compile(
     r"^(?P<indent>[ ]*)```(?P<lang>\w+)[ \t]*(?P<note>[^\n]*)\n(?P<body>.*?)^(?P=indent)```[ \t]*$", re.M | re.S
 )
+#: Whatever is not on loopback is out of reach: no page may send anything to anybody.
+NOWHERE = {"HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9", "NO_PROXY": "127.0.0.1"}
 #: What a page leaves to its reader.
 GIVEN = {
     "observability-ru.md": """
@@ -56,7 +58,7 @@ def run(path: Path, names: dict[str, object]) -> Iterator[dict[str, object]]:
         name, printed, error = f"{path.name}:{block.line}", io.StringIO(), None
         code = "\n" * (block.line - 1) + block.body
         linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
-        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        with contextlib.redirect_stdout(printed):
             try:
                 exec(compile(code, name, "exec"), names)
                 rlm_obs.flush()
@@ -72,7 +74,7 @@ def main() -> None:
 
     with fake_openai() as server:
         host = server.base_url.split("/")[2]
-        os.environ.update(OPENAI_BASE_URL=server.base_url, OPENAI_API_KEY="none", NO_PROXY="*")
+        os.environ.update(OPENAI_BASE_URL=server.base_url, OPENAI_API_KEY="none", **NOWHERE)
         os.environ["RLM_OBS_HOSTS"] = json.dumps({host: "openai"})
         from rlm_obs import _guard
 

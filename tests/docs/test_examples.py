@@ -40,7 +40,7 @@ def listed() -> list[Any]:
     found = []
     for path in PAGES:
         fences = list(page.blocks(path.read_text("utf-8")))
-        for block, below in zip(fences, [*fences[1:], None], strict=True):
+        for block, below in zip(fences, [*fences[1:], None], strict=False):
             if block.lang != "python":
                 continue
             output = below.body if below is not None and below.note == "output" else None
@@ -53,9 +53,11 @@ def listed() -> list[Any]:
 def outcome(path: Path, folder: Path) -> dict[int, dict[str, Any]]:
     """Run a page once, in a process of its own, with nothing of this machine's settings."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("RLM_OBS_", "OTEL_", "LANGFUSE_", "OPENAI_"))}
+    own = folder / "_".join(path.relative_to(ROOT).with_suffix("").parts)
+    own.mkdir()
     done = subprocess.run(
         [sys.executable, "-W", "error", str(RUNNER), str(path)],
-        cwd=folder,
+        cwd=own,
         env=clean | {"PYTHONIOENCODING": "utf-8"},
         capture_output=True,
         text=True,

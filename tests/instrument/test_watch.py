@@ -1,0 +1,251 @@
+"""The watch sees the same stream however the network cuts it, and hands on all but the event that it asked for."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
+
+import openai
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from openai.types.chat import ChatCompletionChunk
+
+from rlm_obs._call import Call, Needs
+from rlm_obs._instrument import lost
+from rlm_obs._instrument.gate import Asked, Passing
+from rlm_obs._instrument.openai import OpenAIReader
+from rlm_obs._instrument.watch import Watch, leaving
+from rlm_obs._plugins import loaded
+from rlm_obs._record import Request
+from rlm_obs._settings import Settings
+
+with openai.DefaultHttpxClient(verify=False) as _made:  # httpx, or what the installed client has in its place
+    HTTP: Any = sys.modules[next(c.__module__ for c in type(_made).__mro__ if c.__name__ == "Client").partition(".")[0]]
+
+HEAD = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o-2024-08-06"}
+USAGE = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
+
+
+def said(text: str | None, finish: str | None = None) -> dict[str, Any]:
+    delta = {} if text is None else {"content": text}
+    return {**HEAD, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}], "usage": None}
+
+
+SETTINGS, READER = Settings(), OpenAIReader()
+CHUNKS = [said("Grüße"), said('\n\ndata: {"usage":{"x"'), said(None, "stop")]
+ASKED_FOR = {**HEAD, "choices": [], "usage": USAGE}
+
+
+def event(value: Any, end: str, *, named: bool = False) -> bytes:
+    name = f"event: chunk{end}" if named else ""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return f"{name}data: {text}{end}{end}".encode()
+
+
+def stream_of(end: str, comment: str = "", *, usage: bool = True, done: bool = True) -> bytes:
+    """Return the bytes of a streamed chat, each event behind a comment."""
+    before = f"{comment}{end}{end}".encode() if comment else b""
+    parts = [before + event(chunk, end, named=bool(comment)) for chunk in CHUNKS]
+    parts += [before + event(ASKED_FOR, end)] if usage else [before]
+    return b"".join([*parts, before + event("[DONE]", end) if done else b""])
+
+
+class Cut(HTTP.SyncByteStream, HTTP.AsyncByteStream):  # type: ignore[misc, name-defined]
+    """A body that arrives in the given pieces."""
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        self.pieces = pieces
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self.pieces
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self.pieces:
+            yield piece
+
+
+def watched(pieces: Sequence[bytes], *, asked: bool, awaits: bool = False) -> tuple[Any, Call]:
+    """Return a response under watch whose body arrives in `pieces`, and its call."""
+    request = Request(provider="openai", endpoint="/chat/completions", operation="chat", model="gpt-4o", streamed=True)
+    call = Call(
+        request,
+        Needs(None),
+        tracer=None,
+        trackers=(),
+        operations=(),
+        plugins=loaded(),
+        price=lambda request, usage: None,
+    )
+    asking = Asked(request, Needs(None), None, asked)
+    response = HTTP.Response(200, headers={"content-type": "text/event-stream"}, stream=Cut(pieces))
+    response.request = HTTP.Request("POST", "http://127.0.0.1/")
+    Watch.over(response, Passing(READER, call, asking, None, True, awaits, SETTINGS))
+    return response, call
+
+
+def check(call: Call, *, usage: bool = True) -> None:
+    assert call.record is not None
+    assert (call.record.status, call.record.model) == ("ok", "gpt-4o-2024-08-06")
+    assert call.record.attributes["gen_ai.response.finish_reasons"] == ("stop",)
+    used = call.record.usage
+    assert (used and used.input_tokens, used and used.output_tokens) == ((1000, 100) if usage else (None, None))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
+@pytest.mark.parametrize("asked", [False, True])
+def test_every_cut_is_the_same_stream(end: str, asked: bool) -> None:
+    """Cut in two at each byte: the record has the usage, and the user every byte, but for the event we asked for."""
+    body = stream_of(end)
+    expected = stream_of(end, usage=False) if asked else body
+    for at in range(len(body) + 1):
+        response, call = watched([body[:at], body[at:]], asked=asked)
+        assert b"".join(response.iter_bytes()) == expected
+        check(call)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    cuts=st.lists(st.integers(0, 1500), max_size=30),
+    end=st.sampled_from(["\n", "\r\n"]),
+    comment=st.sampled_from(
+        ["", ": keep-alive", ":", "retry: 10", ': {"usage":{'],
+    ),
+    asked=st.booleans(),
+    usage=st.booleans(),
+    done=st.booleans(),
+)
+def test_any_cuts_comments_and_ends(
+    cuts: list[int], end: str, comment: str, asked: bool, usage: bool, done: bool
+) -> None:
+    """Cut anywhere and any number of times, with comments, with and without usage and `[DONE]`: the same stream."""
+    body = stream_of(end, comment, usage=usage, done=done)
+    edges = [0, *sorted(cuts), len(body)]
+    response, call = watched([body[a:b] for a, b in itertools.pairwise(edges)], asked=asked)
+    hidden = asked and usage
+    assert b"".join(response.iter_bytes()) == (body.replace(event(ASKED_FOR, end), b"") if hidden else body)
+    check(call, usage=usage)
+
+
+@settings(max_examples=30, deadline=None)
+@given(cuts=st.lists(st.integers(0, 1500), max_size=30), end=st.sampled_from(["\n", "\r\n"]))
+def test_lines_are_whole(cuts: list[int], end: str) -> None:
+    """`iter_lines` gives the lines of the stream without the one we asked for, whatever the cuts."""
+    body = stream_of(end)
+    edges = [0, *sorted(cuts), len(body)]
+    response, call = watched([body[a:b] for a, b in itertools.pairwise(edges)], asked=True)
+    assert list(response.iter_lines()) == stream_of(end, usage=False).decode().splitlines()
+    check(call)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+async def test_the_awaited_watch_sees_the_same(asked: bool) -> None:
+    """The awaited reader sees what the blocking one sees."""
+    body = stream_of("\n")
+    expected = stream_of("\n", usage=False) if asked else body
+    for at in range(0, len(body) + 1, 7):
+        response, call = watched([body[:at], body[at:]], asked=asked, awaits=True)
+        assert b"".join([piece async for piece in response.aiter_bytes()]) == expected
+        check(call)
+
+
+def test_what_arrived_before_an_error_reaches_the_user() -> None:
+    """An event that was cut off by an error is handed on before the error, as the bare response does."""
+
+    class Broken(Cut):
+        def __iter__(self) -> Iterator[bytes]:
+            yield from self.pieces
+            raise HTTP.ReadError("cut off")
+
+    body = event(CHUNKS[0], "\n") + b'data: {"id'
+    response, call = watched([], asked=True)
+    response.stream = Broken([body[:20], body[20:]])
+    got = b""
+    with pytest.raises(HTTP.ReadError, match="cut off"):  # noqa: PT012
+        for piece in response.iter_bytes():
+            got += piece
+    assert got == body
+    assert call.record is not None
+    assert (call.record.status, call.record.error) == ("error", "ReadError")
+
+
+def test_nothing_is_read_ahead() -> None:
+    """The user gets each piece before the next one is taken from the network."""
+    taken = []
+
+    class Noted(Cut):
+        def __iter__(self) -> Iterator[bytes]:
+            for piece in self.pieces:
+                taken.append(piece)
+                yield piece
+
+    pieces = [event(chunk, "\n") for chunk in CHUNKS]
+    for asked in (False, True):
+        taken.clear()
+        response, _ = watched([], asked=asked)
+        response.stream = Noted(pieces)
+        for number, piece in enumerate(response.iter_bytes(), 1):
+            assert piece == pieces[number - 1]
+            assert len(taken) == number
+
+
+def test_an_event_without_an_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What never ends is handed on in time: no more than a few megabytes are ever kept back."""
+    from rlm_obs._instrument import watch
+
+    monkeypatch.setattr(watch, "MOST_EVENT_BYTES", 1000)
+    response, _ = watched([b"data: " + b"x" * 600, b"x" * 600, b"x" * 600], asked=True)
+    pieces = response.iter_bytes()
+    assert len(next(pieces)) == 1206
+    pieces.close()
+
+
+def test_a_body_that_is_too_deep_is_left_unread() -> None:
+    """JSON that is nested too deep to be read costs its record the usage, and the user nothing."""
+    body = b"[" * 200_000
+    response, call = watched([body], asked=False)
+    response.headers["content-type"] = "application/json"
+    watch = response.__dict__["_rlm_obs_watch"]
+    watch._events, watch._json = False, True
+    import rlm_obs._guard as guard
+
+    guard.reraise = False
+    assert b"".join(response.iter_bytes()) == body
+    assert call.record is not None
+    assert call.record.status == "ok"
+
+
+async def test_a_closed_reader_closes_as_the_bare_one_does() -> None:
+    """Closing the awaited reader closes the response as soon as the bare response would be."""
+    closed = []
+    for watching in (False, True):
+        response, _ = watched([b"data: 1\n\n", b"data: 2\n\n"], asked=False, awaits=True)
+        if not watching:
+            response.__dict__.pop("aiter_bytes")
+        reader = response.aiter_bytes()
+        await anext(reader)
+        await reader.aclose()
+        closed.append(response.is_closed)
+        await response.aclose()
+    assert closed[0] == closed[1]
+
+
+def test_a_stream_taken_up_from_what_has_arrived_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taken up again with events that had come together: a user who is slow with them has not left the stream."""
+    monkeypatch.setattr(lost, "LEFT_FOR_S", 0.02)
+    together = event(CHUNKS[0], "\n") + event(CHUNKS[1], "\n")
+    response, call = watched([together, event(CHUNKS[2], "\n"), event("[DONE]", "\n")], asked=False)
+    cls: Any = leaving(openai.Stream[ChatCompletionChunk])
+    with openai.OpenAI(api_key="test", base_url="http://127.0.0.1/") as client:
+        stream = cls(cast_to=ChatCompletionChunk, response=response, client=client)
+        assert next(iter(stream)).choices[0].delta.content == "Grüße"
+        rest = iter(stream)
+        next(rest)
+        time.sleep(0.06)
+        assert not call.ended
+        assert [chunk.choices[0].finish_reason for chunk in rest] == ["stop"]
+    check(call, usage=False)

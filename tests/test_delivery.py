@@ -1,0 +1,622 @@
+"""Spans reach their exporters, or are counted as lost: within bounds of memory and time, at exit, in forks, and by a signal."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import tracemalloc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+import rlm_obs
+from rlm_obs import CallRefused, ConfigError, Tracer, _delivery, _guard
+from rlm_obs.testing import SpanList
+
+
+class Hanging(SpanExporter):
+    """Holds every batch until it is let go, and its shutdown too."""
+
+    def __init__(self) -> None:
+        self.let_go = threading.Event()
+        self.got = 0
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.let_go.wait(30)
+        self.got += len(spans)
+        return SpanExportResult.SUCCESS
+
+    def shutdown(self) -> None:
+        self.let_go.wait(30)
+
+
+class Failing(SpanExporter):
+    """Takes nothing, one way or another."""
+
+    def __init__(self, how: str) -> None:
+        self.how: str | None = how
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        if self.how == "raises":
+            raise RuntimeError("no")
+        if self.how == "refuses":
+            raise CallRefused("an exporter under a budget of its own")
+        if self.how == "says nothing":
+            return None  # type: ignore[return-value]
+        return SpanExportResult.FAILURE if self.how == "fails" else SpanExportResult.SUCCESS
+
+
+@contextmanager
+def tracing(*exporters: SpanExporter) -> Iterator[Tracer]:
+    tracer = Tracer("t", exporters=list(exporters))
+    try:
+        yield tracer
+    finally:
+        for exporter in exporters:
+            if isinstance(exporter, Hanging):
+                exporter.let_go.set()
+        tracer.shutdown()
+
+
+def some(tracer: Tracer, number: int) -> None:
+    for _ in range(number):
+        tracer.start("span").end()
+
+
+# Bounded, and counted
+
+
+def test_100_000_spans_before_a_hanging_exporter_keep_memory_flat() -> None:
+    """What the queue cannot hold is dropped and counted: made = sent + dropped + queued, at any time."""
+    hanging = Hanging()
+    with tracing(hanging) as tracer:
+        some(tracer, 90_000)  # the queue is full, and has been for long
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        some(tracer, 10_000)
+        grown = tracemalloc.get_traced_memory()[0] - before
+        tracemalloc.stop()
+        (stats,) = tracer.stats()
+        assert grown < 200_000
+        assert stats["sent"] == 0
+        assert stats["queued"] <= 2048 + 512
+        assert stats["queued"] + stats["dropped"]["queue full"] == 100_000
+        hanging.let_go.set()
+        assert tracer.flush() is False, "what was dropped was not delivered"
+        assert tracer.flush() is True
+        (stats,) = tracer.stats()
+        assert stats["sent"] == hanging.got
+        assert stats["sent"] + stats["dropped"]["queue full"] == 100_000
+
+
+def test_a_slow_exporter_gets_all_that_fits() -> None:
+    """Whatever the speed, the counts add up, also while threads make spans."""
+
+    class Slow(SpanExporter):
+        got = 0
+
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            time.sleep(0.005)
+            self.got += len(spans)
+            return SpanExportResult.SUCCESS
+
+    slow = Slow()
+    with tracing(slow) as tracer:
+        threads = [threading.Thread(target=some, args=(tracer, 5_000)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for _ in range(50):
+            (stats,) = tracer.stats()
+            assert stats["queued"] >= 0
+            time.sleep(0.002)
+        for thread in threads:
+            thread.join()
+        tracer.flush()
+        (stats,) = tracer.stats()
+        assert stats["queued"] == 0
+        assert stats["sent"] == slow.got
+        assert stats["sent"] + sum(stats["dropped"].values()) == 20_000
+
+
+def test_spans_after_shutdown_are_counted() -> None:
+    """They are dropped, and a log line says so once."""
+    with tracing(SpanList()) as tracer:
+        some(tracer, 2)
+        assert tracer.shutdown() is True
+        some(tracer, 3)
+        (stats,) = tracer.stats()
+    assert (stats["sent"], stats["queued"], stats["dropped"]) == (2, 0, {"shut down": 3})
+
+
+@pytest.mark.parametrize("spans", [1, 600])
+def test_what_arrives_after_its_time_is_counted_as_sent(spans: int) -> None:
+    """A batch given up at shutdown that gets through after all is no loss, and nothing is counted twice or below zero."""
+    hanging = Hanging()
+    with tracing(hanging) as tracer:
+        some(tracer, spans)
+        assert tracer.shutdown(0.1) is False
+        (stats,) = tracer.stats()
+        assert (stats["sent"], stats["queued"], stats["dropped"]) == (0, 0, {"shut down": spans})
+        hanging.let_go.set()
+        ends = time.monotonic() + 5
+        while not hanging.got or not stats["sent"]:
+            assert time.monotonic() < ends
+            (stats,) = tracer.stats()
+        assert stats["sent"] == hanging.got
+        assert stats["queued"] == 0
+        assert stats["sent"] + sum(stats["dropped"].values()) == spans
+
+
+# Exporters that fail
+
+
+@pytest.mark.swallows
+@pytest.mark.parametrize("how", ["raises", "fails", "refuses", "says nothing"])
+def test_a_failing_exporter_is_told_by_flush_and_stats(how: str, caplog: pytest.LogCaptureFixture) -> None:
+    """`flush` says False once for what was not accepted, True afterwards; the program goes on, with one log line per kind."""
+    failing = Failing(how)
+    with tracing(failing) as tracer:
+        for _ in range(3):
+            some(tracer, 1)
+            assert tracer.flush() is False
+        (stats,) = tracer.stats()
+        assert (stats["sent"], stats["queued"], stats["dropped"]) == (0, 0, {"failed": 3})
+        failing.how = None
+        some(tracer, 1)
+        assert tracer.flush() is True
+        assert tracer.flush() is True
+        assert rlm_obs.stats()["exporters"][-1]["dropped"] == {"failed": 3}
+        raised = how in ("raises", "refuses")
+        assert rlm_obs.stats()["failures"] == ({"exporter Failing": 3} if raised else {})
+        assert len([r for r in caplog.records if "failed and was skipped" in r.getMessage()]) == raised
+
+
+@pytest.mark.swallows
+def test_flush_never_forgets_a_failure() -> None:
+    """However quick the exporter fails, one of two flushes in a row says so, and never none."""
+    failing = Failing("fails")
+    with tracing(failing, SpanList()) as tracer:
+        for _ in range(100):
+            some(tracer, 1)
+            assert tracer.flush() is False
+
+
+def test_flush_says_false_where_the_exporter_keeps_spans_back() -> None:
+    """An exporter whose own `force_flush` fails has not delivered."""
+
+    class Keeping(SpanList):
+        def force_flush(self, timeout_millis: int = 30000) -> bool:
+            return False
+
+    with tracing(Keeping()) as tracer:
+        some(tracer, 1)
+        assert tracer.flush() is False
+
+
+def test_flush_keeps_its_bound() -> None:
+    """A hanging exporter costs `timeout_s` and no more, and the answer is False; afterwards it is True."""
+    hanging = Hanging()
+    with tracing(hanging) as tracer:
+        some(tracer, 1)
+        for _ in range(2):
+            began = time.monotonic()
+            assert tracer.flush(0.1) is False
+            assert 0.05 < time.monotonic() - began < 1
+        hanging.let_go.set()
+        assert tracer.flush(5) is True
+
+
+def test_flush_waits_for_what_came_after_another_flush_began() -> None:
+    """Two threads flush: each waits for what was queued before its own call."""
+    hanging = Hanging()
+    with tracing(hanging) as tracer:
+        some(tracer, 1)
+        threading.Thread(target=tracer.flush, args=(5,)).start()
+        time.sleep(0.05)
+        some(tracer, 1)
+        threading.Timer(0.1, hanging.let_go.set).start()
+        assert tracer.flush(5) is True
+        assert hanging.got == 2
+
+
+def test_shutdown_keeps_its_bound() -> None:
+    """Neither a hanging export nor a hanging shutdown of the exporter costs more than `timeout_s`."""
+    hanging = Hanging()
+    with tracing(hanging) as tracer:
+        some(tracer, 1)
+        began = time.monotonic()
+        assert tracer.shutdown(0.2) is False
+        assert time.monotonic() - began < 1
+        assert tracer.shutdown(0.2) is False, "asked again, it is the same truth"
+
+
+def test_a_hanging_exporter_delays_no_other() -> None:
+    """Each exporter has its own queue and thread."""
+    hanging, quick = Hanging(), SpanList()
+    with tracing(hanging, quick) as tracer:
+        some(tracer, 3)
+        ends = time.monotonic() + 2
+        while len(quick.spans) < 3:
+            assert time.monotonic() < ends
+            time.sleep(0.005)
+        assert tracer.flush(0.05) is False
+        assert [s["sent"] for s in tracer.stats()] == [0, 3]
+
+
+@pytest.mark.swallows
+def test_an_object_that_can_only_export_is_enough() -> None:
+    """`shutdown` and `force_flush` are asked for where they are there."""
+
+    class Bare:
+        got = 0
+
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            self.got += len(spans)
+            return SpanExportResult.SUCCESS
+
+    bare = Bare()
+    tracer = Tracer("t", exporter=bare)  # type: ignore[arg-type]
+    some(tracer, 2)
+    assert tracer.flush() is True
+    assert tracer.shutdown() is True
+    assert bare.got == 2
+    assert not _guard.failures
+
+
+def test_listing_pipelines_while_others_are_made() -> None:
+    """Threads that make tracers do not disturb a thread that reads the stats."""
+    done = threading.Event()
+
+    def make() -> None:
+        while not done.is_set():
+            Tracer("t", exporters=[SpanList()]).shutdown()
+
+    threads = [threading.Thread(target=make) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(300):
+        rlm_obs.stats()
+    done.set()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.parametrize("wanted", ["console", 5, [SpanList], [object()], ["consle"]])
+def test_what_is_no_exporter_is_said_where_it_is_given(wanted: Any) -> None:
+    """A ConfigError names what was given, and the near names."""
+    with pytest.raises(ConfigError, match="exporters") as wrong:
+        Tracer("t", exporters=wanted)
+    if wanted == ["consle"]:
+        assert "did you mean 'console'" in str(wrong.value)
+
+
+def test_otel_bsp_variables_are_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queue, batch and delay are OpenTelemetry's variables."""
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "4")
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "2")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "60000")
+    hanging, quiet = Hanging(), SpanList()  # SpanList asks for 10 ms: the variable wins
+    with tracing(hanging, quiet) as tracer:
+        some(tracer, 1)
+        time.sleep(0.1)
+        assert not quiet.spans
+        some(tracer, 50)
+        stats = tracer.stats()[0]
+        assert stats["queued"] <= 4 + 2
+        assert stats["dropped"]["queue full"] >= 45
+
+
+# The end of the program
+
+
+def run(script: str, *arguments: str, check: int | None = 0, timeout: float = 20, env: dict[str, str] | None = None) -> Any:
+    """Run a script in a process of its own, and return how it ended and how long it took."""
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-W", "error::ResourceWarning", "-c", textwrap.dedent(script), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, **(env or {})},
+        check=False,
+    )
+    assert check is None or done.returncode == check, done.stderr
+    done.took = time.monotonic() - began  # type: ignore[attr-defined]
+    return done
+
+
+#: An exporter that writes the names of spans as lines, each with the process that sent it.
+WRITER = """
+import os, sys, time, threading, signal
+import rlm_obs
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+class Writer(SpanExporter):
+    def __init__(self, path): self.path = path
+    def export(self, spans):
+        data = "".join(f"{os.getpid()} {s.name}\\n" for s in spans).encode()
+        fd = os.open(self.path, os.O_APPEND | os.O_CREAT | os.O_WRONLY)
+        os.write(fd, data)
+        os.close(fd)
+        return SpanExportResult.SUCCESS
+
+class Hanging(SpanExporter):
+    def export(self, spans): time.sleep(60)
+    def shutdown(self): time.sleep(60)
+
+def span(tracer, name):
+    with tracer.span(name): pass
+"""
+
+
+def names(path: Path) -> list[str]:
+    return sorted(line.split()[1] for line in path.read_text().splitlines()) if path.exists() else []
+
+
+@pytest.mark.parametrize(
+    ("end", "code"), [("", 0), ("sys.exit(3)", 3), ("raise RuntimeError('the user')", 1), ("raise KeyboardInterrupt", None)]
+)
+def test_what_is_queued_is_delivered_at_the_end(end: str, code: int | None, tmp_path: Path) -> None:
+    """However the program ends: at its last line, by sys.exit, by an exception that nobody caught."""
+    path = tmp_path / "spans"
+    run(f"{WRITER}\ntracer = rlm_obs.Tracer('t', exporter=Writer(sys.argv[1]))\nspan(tracer, 'last')\n{end}", str(path), check=code)
+    assert names(path) == ["last"]
+
+
+def test_a_stream_left_open_is_delivered_at_the_end(tmp_path: Path) -> None:
+    """A stream that was left by `break` and is still held by a name when the program ends has its record and its span."""
+    path = tmp_path / "spans"
+    script = """
+    import openai
+    from rlm_obs.testing import fake_openai
+    rlm_obs.instrument(exporters=[Writer(sys.argv[1])])
+    server = fake_openai()
+    client = openai.OpenAI(api_key="k", base_url=server.base_url, max_retries=0)
+    stream = client.chat.completions.create(model="m", messages=[{"role": "user", "content": "x"}], stream=True)
+    for chunk in stream:
+        break
+    """
+    run(WRITER + textwrap.dedent(script), str(path))
+    assert names(path) == ["chat"]
+
+
+def test_a_hanging_exporter_does_not_hold_the_program_up(tmp_path: Path) -> None:
+    """The end is bounded by `exit_timeout_s`, for all exporters together, and the others deliver."""
+    path = tmp_path / "spans"
+    done = run(
+        f"{WRITER}\nrlm_obs.instrument(exporters=[Hanging(), Writer(sys.argv[1]), Hanging()], settings={{'exit_timeout_s': 0.6}})\n"
+        "from rlm_obs import _scope\nspan(_scope.default.tracer, 'last')",
+        str(path),
+    )
+    assert names(path) == ["last"]
+    assert done.took < 6  # the interpreter's own start and end, and 0.6 s
+    assert done.stderr.count("1 spans were not delivered") == 2
+
+
+def test_no_signal_handler_is_installed_unasked() -> None:
+    """A library does not touch a program's signals."""
+    before = signal.getsignal(signal.SIGTERM)
+    with rlm_obs.instrument(exporters=[]):
+        assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("previous", ["none", "function", "ignored"])
+def test_sigterm_flushes_and_then_does_what_was_there_before(previous: str, tmp_path: Path) -> None:
+    """`flush_on_sigterm=True`: spans are sent, and the program ends as it would have without us."""
+    path = tmp_path / "spans"
+    handler = {"none": "", "function": "signal.signal(15, lambda *_: sys.exit(7))", "ignored": "signal.signal(15, signal.SIG_IGN)"}
+    done = run(
+        f"{WRITER}\n{handler[previous]}\n"
+        "made = rlm_obs.instrument(exporters=[Writer(sys.argv[1])], settings={'flush_on_sigterm': True})\n"
+        "span(made.tracer, 'last')\nos.kill(os.getpid(), 15)\ntime.sleep(0.1)\n"
+        "print('still here', open(sys.argv[1]).read().split()[1:])",
+        str(path),
+        check={"none": -signal.SIGTERM, "function": 7, "ignored": 0}[previous],
+    )
+    assert names(path) == ["last"]
+    assert ("still here ['last']" in done.stdout) == (previous == "ignored")
+
+
+def test_sigterm_with_a_hanging_exporter_is_bounded(tmp_path: Path) -> None:
+    """A process that is told to stop stops."""
+    done = run(
+        f"{WRITER}\nmade = rlm_obs.instrument(exporters=[Hanging()], settings={{'flush_on_sigterm': True, 'exit_timeout_s': 0.3}})\n"
+        "span(made.tracer, 'last')\nos.kill(os.getpid(), 15)\ntime.sleep(60)",
+        check=-signal.SIGTERM,
+    )
+    assert done.took < 6
+
+
+def test_the_handler_goes_with_uninstrument() -> None:
+    """What was installed before is installed again; from another thread it stays, and raises nothing."""
+    before = signal.getsignal(signal.SIGTERM)
+    with rlm_obs.instrument(exporters=[], settings={"flush_on_sigterm": True}):
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before
+    rlm_obs.instrument(exporters=[], settings={"flush_on_sigterm": True})
+    failed: list[BaseException] = []
+
+    def undo() -> None:
+        try:
+            rlm_obs.uninstrument()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=undo)
+    thread.start()
+    thread.join()
+    signal.signal(signal.SIGTERM, before)
+    assert not failed
+
+
+def test_a_handler_asked_for_in_a_thread_is_a_config_error() -> None:
+    """Python sets signal handlers in the main thread only; nothing is left half switched on."""
+    failed: list[BaseException] = []
+
+    def start() -> None:
+        try:
+            rlm_obs.instrument(exporters=[], settings={"flush_on_sigterm": True})
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+    assert isinstance(failed[0], ConfigError)
+    assert "flush_on_sigterm" in str(failed[0])
+
+
+# Processes
+
+
+def test_a_forked_child_sends_its_own_spans_once(tmp_path: Path) -> None:
+    """os.fork: what was queued before is the parent's, what the child makes is the child's, and nothing is sent twice."""
+    path = tmp_path / "spans"
+    script = """
+    tracer = rlm_obs.Tracer("t", exporter=Writer(sys.argv[1]))
+    span(tracer, "parent-before")
+    pid = os.fork()
+    if pid == 0:
+        span(tracer, "child")
+        assert rlm_obs.stats()["exporters"][0]["queued"] == 1
+        sys.exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    span(tracer, "parent-after")
+    """
+    run(WRITER + textwrap.dedent(script), str(path))
+    assert names(path) == ["child", "parent-after", "parent-before"]
+    assert len({line.split()[0] for line in path.read_text().splitlines()}) == 2
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_children_of_multiprocessing_deliver(method: str, tmp_path: Path) -> None:
+    """They end by os._exit, past atexit: what they have made is delivered all the same, once."""
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"no {method} here")
+    path, module = tmp_path / "spans", tmp_path / "program.py"
+    module.write_text(
+        WRITER
+        + textwrap.dedent("""
+        import multiprocessing
+
+        def work(path, number):
+            tracer = TRACER or rlm_obs.Tracer("t", exporter=Writer(path))
+            span(tracer, f"child-{number}")
+
+        TRACER = None
+        if __name__ == "__main__":
+            context = multiprocessing.get_context(sys.argv[2])
+            if sys.argv[2] == "fork":
+                TRACER = rlm_obs.Tracer("t", exporter=Writer(sys.argv[1]))
+                span(TRACER, "parent")
+            children = [context.Process(target=work, args=(sys.argv[1], n)) for n in range(3)]
+            for child in children: child.start()
+            for child in children: child.join(10)
+            assert [child.exitcode for child in children] == [0, 0, 0]
+        """)
+    )
+    done = subprocess.run([sys.executable, str(module), str(path), method], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    assert names(path) == ["child-0", "child-1", "child-2", *(["parent"] if method == "fork" else [])]
+
+
+def test_forks_while_other_threads_are_at_work_do_not_hang(tmp_path: Path) -> None:
+    """Fifty forks while threads make spans, ask a budget and read reports: each child answers, and ends."""
+    path = tmp_path / "spans"
+    script = """
+    import openai
+    from rlm_obs._budgets.desk import desk, Need, Waiting
+    from rlm_obs.testing import fake_openai, Answer
+    from decimal import Decimal
+    made = rlm_obs.instrument(exporters=[Writer(sys.argv[1])], budget_usd="100", settings={"prices": {"m": {"input": 1, "output": 1}}})
+    tracer, stop = made.tracer, threading.Event()
+
+    def work():
+        while not stop.is_set():
+            span(tracer, "busy")
+            hold = desk.ask(Need(Decimal(0), Decimal("0.1")), (made.tracker._account,), "x", may_wait=True)
+            if not isinstance(hold, Waiting):
+                desk.settle(hold, Decimal(0))
+            rlm_obs.report(); rlm_obs.stats()
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(3)]
+    for thread in threads: thread.start()
+    children = []
+    for number in range(50):
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(8)
+            span(tracer, f"child-{number}")
+            desk.settle(desk.ask(Need(Decimal(0), Decimal(50)), (made.tracker._account,), "x", may_wait=True), Decimal(0))
+            assert made.tracker.held == 0
+            rlm_obs.register_plugin(object())
+            ok = rlm_obs.flush(5)
+            os._exit(0 if ok else 9)
+        children.append(pid)
+    codes = [os.waitpid(pid, 0)[1] for pid in children]
+    stop.set()
+    for thread in threads: thread.join()
+    assert codes == [0] * 50, codes
+    """
+    run(WRITER + textwrap.dedent(script), str(path), timeout=60)
+    assert sorted(n for n in names(path) if n.startswith("child")) == sorted(f"child-{n}" for n in range(50))
+
+
+def test_the_file_exporter_in_a_forked_pool(tmp_path: Path) -> None:
+    """A real exporter, a real pool: every record once, by several processes into one file."""
+    path = tmp_path / "calls.jsonl"
+    script = """
+    import concurrent.futures, multiprocessing, sys, openai, rlm_obs
+    from rlm_obs.testing import fake_openai
+    server = fake_openai()
+    rlm_obs.instrument(exporters=[rlm_obs.FileExporter(sys.argv[1])])
+
+    def ask(n):
+        client = openai.OpenAI(api_key="k", base_url=server.base_url, max_retries=0)
+        client.chat.completions.create(model=f"m{n}", messages=[{"role": "user", "content": "x"}])
+
+    if __name__ == "__main__":
+        ask(100)
+        fork = multiprocessing.get_context("fork")
+        with concurrent.futures.ProcessPoolExecutor(2, mp_context=fork) as pool:
+            list(pool.map(ask, range(4)))
+    """
+    run(script, str(path), timeout=60)
+    assert sorted(r.model or "" for r in rlm_obs.read_records(path)) == ["m0", "m1", "m100", "m2", "m3"]
+
+
+def test_the_end_is_watched_once() -> None:
+    """Many tracers, one function at the end of the program."""
+    for _ in range(3):
+        Tracer("t", exporters=[SpanList()]).shutdown()
+    assert _delivery._watching
+
+
+def test_exporters_of_two_tracers_get_their_own_spans_only(caplog: pytest.LogCaptureFixture) -> None:
+    """Nested in either order, and beside `instrument()`: nobody receives another's spans."""
+    mine, yours, program = SpanList(), SpanList(), SpanList()
+    with rlm_obs.instrument(exporters=[program]) as made, tracing(mine) as one, tracing(yours) as two:
+        assert made.tracer is not None
+        with one.span("a"), two.span("b"), one.span("c"):
+            pass
+        with two.span("d"), made.tracer.span("e"), one.span("f"):
+            pass
+        for tracer in (one, two, made.tracer):
+            assert tracer.flush()
+    assert sorted(s.name for s in mine.spans) == ["a", "c", "f"]
+    assert sorted(s.name for s in yours.spans) == ["b", "d"]
+    assert [s.name for s in program.spans] == ["e"]
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+
