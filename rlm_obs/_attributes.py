@@ -116,7 +116,7 @@ def of_cost(cost: Cost, into: dict[str, Any]) -> None:
     for part in COST_PARTS:
         value = getattr(cost, part)
         if value is not None:
-            into[COST_PREFIX + part] = str(value)
+            into[COST_PREFIX + part] = format(value, "f")
     into[COST_PREFIX + "source"] = cost.source
     if cost.caveats:
         into[COST_PREFIX + "caveats"] = cost.caveats

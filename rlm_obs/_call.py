@@ -145,6 +145,7 @@ class Call:
         """Take over the reservation that a wait has brought."""
         self._hold = hold
         self._waited_s = time.perf_counter() - self._began
+        self._started_at = time.time()
 
     @property
     def wait_s(self) -> float:
@@ -160,7 +161,7 @@ class Call:
         return self._hold.tokens // (1 if self._bound is None else self._bound.choices)
 
     def _may_wait(self) -> bool:
-        return (self._needs.awaits or not in_event_loop()) and all(t.wait_s != 0 for t in self._trackers)
+        return self._needs.awaits or not in_event_loop()
 
     def _need(self) -> Need | None:
         """Return what the call may cost at most; None where no budget is in force and nothing needs to be known."""
@@ -219,6 +220,8 @@ class Call:
 
     def fail(self, error: BaseException) -> None:
         """The call ended in an exception, which the caller raises on; a refusal is a call that was never sent."""
+        if self.ended:
+            return
         status = getattr(error, "status_code", None)
         if isinstance(status, int):
             self.answer.http_status = status
@@ -375,6 +378,9 @@ class Call:
         rate = max((t.unknown_price for t in self._trackers if isinstance(t.unknown_price, Decimal)), default=None)
         if usage is not None and rate is not None:
             return ((usage.input_tokens or 0) + (usage.output_tokens or 0)) * rate / MILLION
+        if usage is None and not estimate:
+            known = self._estimated()  # it may have been billed: at least its input is counted
+            return NONE if known is None else known.total
         return estimate
 
     def _end_span(self, record: Record) -> None:

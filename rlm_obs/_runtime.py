@@ -62,6 +62,7 @@ class InForce:
 
 _runtime: Runtime | None = None
 _active: Instrumentation | None = None
+_last: Instrumentation | None = None  # its report can be read after `uninstrument()` too
 _plainly: InForce | None = None  # what holds outside of any block of ours, made once by `instrument()`
 _lock = threading.RLock()
 
@@ -176,7 +177,7 @@ def instrument(
 
     Raises ConfigError for a bad value or an unknown name. Calls later raise BudgetExceeded before they would overspend.
     """
-    global _active, _plainly
+    global _active, _last, _plainly
     chosen = read_settings(
         settings,
         budget_usd=budget_usd,
@@ -193,18 +194,18 @@ def instrument(
         unknown_price=chosen.unknown_price,
     )
     with _lock:
+        made_runtime = runtime(chosen)
+        tracer = _tracer(exporters, tracer_provider, chosen)  # what is wrong is said before anything is replaced
         if _active is not None:
             _active.uninstrument()
-        made_runtime = runtime(chosen)
         gates.keep()
-        tracer = _tracer(exporters, tracer_provider, chosen)
         made = Instrumentation(tracer, tracker, chosen)
         _delivery.bound_exit(chosen.exit_timeout_s)
         if chosen.flush_on_sigterm:
             made.watch_sigterm()
         _scope.set_default(replace(_scope.EMPTY, tracer=tracer, trackers=(tracker,)))
         _plainly = InForce(made_runtime, tracer, (tracker,), (), {})
-        _active = made
+        _active = _last = made
         return made
 
 
@@ -241,9 +242,8 @@ def flush(timeout_s: float = 5.0) -> bool:
 
 
 def report() -> CostReport:
-    """Return what the process has spent since `instrument()`; all zero if it was never called."""
-    active = _active
-    return active.report() if active is not None else CostTracker(name="program").get_report()
+    """Return what the process has spent since the last `instrument()`; all zero if it was never called."""
+    return CostTracker(name="program").get_report() if _last is None else _last.report()
 
 
 def stats() -> dict[str, Any]:

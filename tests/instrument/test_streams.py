@@ -217,7 +217,7 @@ async def test_a_stream_left_by_break_ends_after_a_while(
     await caller(stream.close())
 
 
-async def test_left_for_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_left_for_a_second() -> None:
     """What is left by `break` may be taken up again for a second."""
     assert lost.LEFT_FOR_S == 1.0
 

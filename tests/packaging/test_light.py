@@ -25,7 +25,7 @@ def test_few_packages(fresh: Path, tmp_path: Path) -> None:
     code = "import importlib.metadata as m, json; print(json.dumps(sorted(d.name for d in m.distributions())))"
     names = json.loads(run_there(fresh, code, tmp_path, {}))
     assert {"openai", "pip", "rlm-obs"} <= set(names)
-    assert len(names) <= MOST_PACKAGES, names
+    assert len(set(names) - {"setuptools"}) <= MOST_PACKAGES, names  # which Python 3.11 puts into an empty environment
 
 
 def test_import_is_light() -> None:
