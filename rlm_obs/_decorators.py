@@ -188,9 +188,7 @@ def _each(thing: Any, name: str | None, one: Callable[[Any, str], Any], decorato
 
 
 def _is_method(found: Any) -> bool:
-    if isinstance(found, type):
-        return False
-    return isinstance(found, classmethod) or (callable(found) and hasattr(type(found), "__get__"))
+    return isinstance(found, classmethod) or (callable(found) and hasattr(type(found), "__get__"))  # no nested class
 
 
 def _name_of(function: Any) -> str:

@@ -8,13 +8,13 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
-from rlm_obs import _guard
+from rlm_obs import _guard, _lost
 from rlm_obs._plugins import Plugins
 from rlm_obs._settings import Settings, near
 from rlm_obs.errors import CallRefused, ConfigError
@@ -264,20 +264,11 @@ def bound_exit(timeout_s: float) -> None:
 
 def at_exit() -> None:
     """Deliver what is queued within the bound; registered for the end of the program, however it comes."""
-    _guard.guarded("exit", _before_exit)
+    _guard.guarded("exit", _lost.lost.end_all)  # streams and generators that were left are delivered too
     close_all(every_pipeline(), _exit_timeout_s)
 
 
 def _nothing(*_: object) -> None: ...
-
-
-_before_exit: Callable[[], None] = _nothing
-
-
-def before_exit(end_calls: Callable[[], None]) -> None:
-    """Have `end_calls` called at the end of the program, before the last spans are delivered."""
-    global _before_exit
-    _before_exit = end_calls
 
 
 def _watch_exit() -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from rlm_obs import _delivery, _guard, _scope
+from rlm_obs import _delivery, _guard, _lost, _scope
 from rlm_obs._call import Call, Needs
 from rlm_obs._plugins import Plugins, gates, loaded
 from rlm_obs._pricing import Chain
@@ -117,7 +117,7 @@ class Instrumentation:
             _active = _plainly = None
             _scope.set_default(_scope.EMPTY)
             gates.drop()
-        end_lost_streams()
+        _lost.lost.end_all()
         if self.tracer is not None:
             self.tracer.shutdown(self.settings.exit_timeout_s)
         self._restore_sigterm()
@@ -237,7 +237,7 @@ def uninstrument() -> None:
 
 def flush(timeout_s: float = 5.0) -> bool:
     """Deliver what is queued, of every tracer; True if, within `timeout_s`, every exporter has accepted everything."""
-    end_lost_streams()
+    _lost.lost.end_all()
     return _delivery.flush_all(_delivery.every_pipeline(), timeout_s)
 
 
@@ -262,24 +262,6 @@ def register_plugin(plugin: object, name: str | None = None) -> None:
 def unregister_plugin(plugin: object) -> None:
     """Take a plugin out that `register_plugin` has added."""
     loaded().unregister(plugin)
-
-
-def _nothing_lost() -> None: ...
-
-
-_end_lost = _nothing_lost
-
-
-def end_lost_streams() -> None:
-    """End the calls of streams that were dropped, or left by `break`, and so settle them now."""
-    _end_lost()
-
-
-def before_flush(end_lost: Callable[[], None]) -> None:
-    """Have `end_lost` called before anything is flushed, and at the end of the program; the watch on streams sets it."""
-    global _end_lost
-    _end_lost = end_lost
-    _delivery.before_exit(end_lost)
 
 
 def _after_fork() -> None:

@@ -50,7 +50,9 @@ class Settings(BaseSettings):
     exporters: Names | None = Field(
         default=None, description="Exporters by name, comma-separated; empty names none; unset is the console tree."
     )
-    budget_usd: Decimal | None = Field(default=None, description="A budget for all calls of the process, in US dollars.")
+    budget_usd: Decimal | None = Field(
+        default=None, description="A budget for all calls of the process, in US dollars."
+    )
     alert_threshold: float = Field(default=0.8, gt=0, le=1, description="The share of a budget at which it alerts.")
     unknown_price: str = Field(
         default="block",
@@ -104,7 +106,8 @@ class Settings(BaseSettings):
         default=5.0, ge=0, le=600, description="The longest that the end of the program waits for exporters."
     )
     flush_on_sigterm: bool = Field(
-        default=False, description="Flush when the process is told to stop (SIGTERM), then do what was installed before."
+        default=False,
+        description="Flush when the process is told to stop (SIGTERM), then do what was installed before.",
     )
     block: Names = Field(default=(), description="Plugins, by entry point or distribution, that are never loaded.")
     debug_plugins: bool = Field(default=False, description="Print each plugin and each hook call to stderr.")

@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.sdk.trace.sampling import ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
-from rlm_obs import _callspan, _delivery, _scope
+from rlm_obs import _callspan, _delivery, _lost, _scope
 from rlm_obs._attributes import ERROR_TYPE, ROOT
 from rlm_obs._plugins import gates, loaded
 from rlm_obs._settings import Settings, read_settings
@@ -135,10 +135,12 @@ class Tracer:
 
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Deliver what is queued; True if, within `timeout_s`, every exporter has accepted everything."""
+        _lost.lost.end_all()
         return _delivery.flush_all(self._pipelines, timeout_s)
 
     def shutdown(self, timeout_s: float = 5.0) -> bool:
         """Deliver what is queued within `timeout_s` and stop; spans after that are counted as dropped."""
+        _lost.lost.end_all()
         return _delivery.close_all(self._pipelines, timeout_s)
 
     def stats(self) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from opentelemetry import context as otel
 
-from rlm_obs import _guard, _scope
+from rlm_obs import _guard, _lost, _scope
 from rlm_obs._budgets.desk import NONE, Account, desk
 from rlm_obs._plugins import gates, loaded
 from rlm_obs._record import Record, dollars
@@ -171,13 +171,13 @@ class CostTracker:
     @property
     def spent(self) -> Decimal:
         """US dollars settled so far."""
-        _settle_lost()
+        _lost.lost.end_gone()
         return self._account.spent
 
     @property
     def held(self) -> Decimal:
         """US dollars that calls in flight may still cost."""
-        _settle_lost()
+        _lost.lost.end_gone()
         return self._account.held
 
     @property
@@ -193,7 +193,7 @@ class CostTracker:
 
     def get_report(self) -> CostReport:
         """Return what was spent so far, on which models and operations; a snapshot that does not change."""
-        _settle_lost()
+        _lost.lost.end_gone()
         with self._lock:
             return CostReport(
                 name=self.name,
@@ -211,7 +211,7 @@ class CostTracker:
 
     def get_operation_cost(self, operation: str) -> Decimal:
         """Return what the calls inside `track(operation)` have cost, nested ones included; 0 if there were none."""
-        _settle_lost()
+        _lost.lost.end_gone()
         return self._by_operation.get(operation, NONE)
 
     @contextmanager
@@ -343,14 +343,6 @@ def _add(book: dict[str, Decimal], name: str, charge: Decimal) -> None:
 
 _tokens: ContextVar[tuple[Token[Any], ...]] = ContextVar("rlm_obs_tokens", default=())
 _trackers: weakref.WeakSet[CostTracker] = weakref.WeakSet()
-#: Set by the watch on streams: settles those that were garbage-collected a moment ago, before anybody reads a sum.
-_settle_lost: Callable[[], None] = lambda: None  # noqa: E731
-
-
-def before_reading(settle_lost: Callable[[], None]) -> None:
-    """Have `settle_lost` called before a sum is read."""
-    global _settle_lost
-    _settle_lost = settle_lost
 
 
 def _after_fork() -> None:

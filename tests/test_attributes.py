@@ -84,7 +84,9 @@ def test_a_record_comes_back_from_its_span(provider: TracerProvider | None, **fa
     shared = SpanList()
     tracer = TRACERS.get(provider is None)
     if tracer is None:
-        tracer = TRACERS[provider is None] = Tracer("t", exporters=[shared] if provider is None else [], tracer_provider=provider)
+        tracer = TRACERS[provider is None] = Tracer(
+            "t", exporters=[shared] if provider is None else [], tracer_provider=provider
+        )
         LISTS[provider is None] = shared if provider is None else SEEN
     request = Request(
         provider="openai",
@@ -107,7 +109,11 @@ def test_a_record_comes_back_from_its_span(provider: TracerProvider | None, **fa
     call.start()
     answer = call.answer
     answer.usage, answer.service_tier, answer.model = facts["usage"], facts["tier"], facts["model"]
-    answer.request_id, answer.response_id, answer.finish_reasons = facts["request_id"], facts["response_id"], facts["reasons"]
+    answer.request_id, answer.response_id, answer.finish_reasons = (
+        facts["request_id"],
+        facts["response_id"],
+        facts["reasons"],
+    )
     answer.http_status = facts["http_status"]
     call.first_chunk()
     call.fail(ValueError("no")) if facts["end"] == "fail" else getattr(call, facts["end"])()
@@ -181,7 +187,12 @@ def refused(client: openai.OpenAI) -> None:
 
 def failed(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError):
-        client.post("/chat/completions", cast_to=object, body={"model": "chatty", "messages": []}, options={"headers": {"x-fail": "1"}})
+        client.post(
+            "/chat/completions",
+            cast_to=object,
+            body={"model": "chatty", "messages": []},
+            options={"headers": {"x-fail": "1"}},
+        )
 
 
 def embedded(client: openai.OpenAI) -> None:
@@ -194,15 +205,26 @@ def unpriced(client: openai.OpenAI) -> None:
 
 @pytest.mark.parametrize(
     ("what", "status"),
-    [(plain, "ok"), (streamed, "ok"), (left, "aborted"), (refused, "refused"), (failed, "error"), (embedded, "ok"), (unpriced, "ok")],
+    [
+        (plain, "ok"),
+        (streamed, "ok"),
+        (left, "aborted"),
+        (refused, "refused"),
+        (failed, "error"),
+        (embedded, "ok"),
+        (unpriced, "ok"),
+    ],
 )
 def test_a_span_gives_the_record_that_call_finished_got(what: Any, status: str) -> None:
     """For a plain answer, a stream, one left early, a refusal, an error, an embedding, a model without a price."""
+
     def answer(seen: Any) -> Any:
         return Answer(status=404) if "x-fail" in seen.headers else None
 
     with watching() as (records, spans), fake_openai(answer) as server:
-        client = openai.OpenAI(api_key="k", base_url=server.base_url, max_retries=0, http_client=openai.DefaultHttpxClient(verify=False))
+        client = openai.OpenAI(
+            api_key="k", base_url=server.base_url, max_retries=0, http_client=openai.DefaultHttpxClient(verify=False)
+        )
         with client, CostTracker().track("step"):
             what(client)
     (record,), (span,) = records, spans.spans
@@ -213,7 +235,11 @@ def test_a_span_gives_the_record_that_call_finished_got(what: Any, status: str) 
         assert (record.error, record.cost_usd) == ("BudgetExceeded", 0)
         assert not server.requests
     if status == "error":
-        assert (record.error, record.attributes["http.response.status_code"], record.cost_usd) == ("NotFoundError", 404, 0)
+        assert (record.error, record.attributes["http.response.status_code"], record.cost_usd) == (
+            "NotFoundError",
+            404,
+            0,
+        )
     if what is unpriced:
         assert record.cost is None
 
@@ -222,7 +248,9 @@ def test_a_call_that_waited_started_when_it_went() -> None:
     """The wait for room is told apart, in the record as in its span."""
     with watching() as (records, spans), fake_openai(script=[Answer("slow", delay_s=0.5)]) as server:
         tracker = CostTracker("0.016", wait_s=5)
-        client = openai.OpenAI(api_key="k", base_url=server.base_url, max_retries=0, http_client=openai.DefaultHttpxClient(verify=False))
+        client = openai.OpenAI(
+            api_key="k", base_url=server.base_url, max_retries=0, http_client=openai.DefaultHttpxClient(verify=False)
+        )
 
         def work() -> None:
             with tracker:
@@ -263,4 +291,3 @@ def test_each_attribute_of_ours_is_spelled_once() -> None:
     assert len(set(spelled)) == len(spelled)
     constants = [v for k, v in vars(_attributes).items() if k.isupper() and isinstance(v, str)]
     assert len(set(constants)) == len(constants)
-

@@ -59,15 +59,26 @@ def counting() -> Iterator[Counting]:
 
 def made(tracer: Tracer | None, *trackers: CostTracker, streamed: bool = False, model: str = "chatty") -> Call:
     request = Request(
-        provider="openai", endpoint="/chat/completions", operation="chat", model=model, streamed=streamed, attributes={"user.id": "u"}
+        provider="openai",
+        endpoint="/chat/completions",
+        operation="chat",
+        model=model,
+        streamed=streamed,
+        attributes={"user.id": "u"},
     )
-    return InForce(runtime(), tracer, trackers, ("op",), request.attributes).call(request, Needs(lambda: Bound(100, 900)))
+    return InForce(runtime(), tracer, trackers, ("op",), request.attributes).call(
+        request, Needs(lambda: Bound(100, 900))
+    )
 
 
 class CallMachine(RuleBasedStateMachine):
     """Through every order of admit, start, chunks, answers and ends, also by two threads at once."""
 
-    @initialize(budget=st.sampled_from([None, "0.01", "10"]), streamed=st.booleans(), policy=st.sampled_from(["estimate", "hold"]))
+    @initialize(
+        budget=st.sampled_from([None, "0.01", "10"]),
+        streamed=st.booleans(),
+        policy=st.sampled_from(["estimate", "hold"]),
+    )
     def begin(self, budget: str | None, streamed: bool, policy: str) -> None:
         rlm_obs.instrument(exporters=[], settings=PRICED)
         self.plugin = Counting()
@@ -102,7 +113,11 @@ class CallMachine(RuleBasedStateMachine):
         self.call.first_chunk()
 
     @precondition(lambda self: not self.ended)
-    @rule(usage=st.sampled_from([None, Usage(input_tokens=10, output_tokens=9), Usage(input_tokens=10_000, output_tokens=9)]))
+    @rule(
+        usage=st.sampled_from(
+            [None, Usage(input_tokens=10, output_tokens=9), Usage(input_tokens=10_000, output_tokens=9)]
+        )
+    )
     def answer(self, usage: Usage | None) -> None:
         self.call.answer.usage = usage
         self.call.answer.http_status = 200

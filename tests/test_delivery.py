@@ -321,7 +321,9 @@ def test_otel_bsp_variables_are_honoured(monkeypatch: pytest.MonkeyPatch) -> Non
 # The end of the program
 
 
-def run(script: str, *arguments: str, check: int | None = 0, timeout: float = 20, env: dict[str, str] | None = None) -> Any:
+def run(
+    script: str, *arguments: str, check: int | None = 0, timeout: float = 20, env: dict[str, str] | None = None
+) -> Any:
     """Run a script in a process of its own, and return how it ended and how long it took."""
     began = time.monotonic()
     done = subprocess.run(
@@ -366,12 +368,17 @@ def names(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("end", "code"), [("", 0), ("sys.exit(3)", 3), ("raise RuntimeError('the user')", 1), ("raise KeyboardInterrupt", None)]
+    ("end", "code"),
+    [("", 0), ("sys.exit(3)", 3), ("raise RuntimeError('the user')", 1), ("raise KeyboardInterrupt", None)],
 )
 def test_what_is_queued_is_delivered_at_the_end(end: str, code: int | None, tmp_path: Path) -> None:
     """However the program ends: at its last line, by sys.exit, by an exception that nobody caught."""
     path = tmp_path / "spans"
-    run(f"{WRITER}\ntracer = rlm_obs.Tracer('t', exporter=Writer(sys.argv[1]))\nspan(tracer, 'last')\n{end}", str(path), check=code)
+    run(
+        f"{WRITER}\ntracer = rlm_obs.Tracer('t', exporter=Writer(sys.argv[1]))\nspan(tracer, 'last')\n{end}",
+        str(path),
+        check=code,
+    )
     assert names(path) == ["last"]
 
 
@@ -416,7 +423,11 @@ def test_no_signal_handler_is_installed_unasked() -> None:
 def test_sigterm_flushes_and_then_does_what_was_there_before(previous: str, tmp_path: Path) -> None:
     """`flush_on_sigterm=True`: spans are sent, and the program ends as it would have without us."""
     path = tmp_path / "spans"
-    handler = {"none": "", "function": "signal.signal(15, lambda *_: sys.exit(7))", "ignored": "signal.signal(15, signal.SIG_IGN)"}
+    handler = {
+        "none": "",
+        "function": "signal.signal(15, lambda *_: sys.exit(7))",
+        "ignored": "signal.signal(15, signal.SIG_IGN)",
+    }
     done = run(
         f"{WRITER}\n{handler[previous]}\n"
         "made = rlm_obs.instrument(exporters=[Writer(sys.argv[1])], settings={'flush_on_sigterm': True})\n"
@@ -527,7 +538,9 @@ def test_children_of_multiprocessing_deliver(method: str, tmp_path: Path) -> Non
             assert [child.exitcode for child in children] == [0, 0, 0]
         """)
     )
-    done = subprocess.run([sys.executable, str(module), str(path), method], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        [sys.executable, str(module), str(path), method], capture_output=True, text=True, timeout=30, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert names(path) == ["child-0", "child-1", "child-2", *(["parent"] if method == "fork" else [])]
 
@@ -619,4 +632,3 @@ def test_exporters_of_two_tracers_get_their_own_spans_only(caplog: pytest.LogCap
     assert sorted(s.name for s in yours.spans) == ["b", "d"]
     assert [s.name for s in program.spans] == ["e"]
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
-

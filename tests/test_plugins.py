@@ -73,7 +73,12 @@ def test_an_installed_plugin_is_in_use(install: Callable[..., None]) -> None:
     assert "good" in plugins.collect("register_exporters")
     assert found(plugins, "good").hooks == ("configured", "register_exporters")
     plugin = found(plugins, "good")
-    assert (plugin.distribution, plugin.version, plugin.target, plugin.failed) == ("csv-for-rlm", "1.2", "good_one", None)
+    assert (plugin.distribution, plugin.version, plugin.target, plugin.failed) == (
+        "csv-for-rlm",
+        "1.2",
+        "good_one",
+        None,
+    )
 
 
 def test_built_ins_come_in_by_the_same_door() -> None:
@@ -128,7 +133,10 @@ def test_a_plugins_name_offered_twice_names_both(install: Callable[..., None]) -
     with pytest.raises(ConfigError, match="'good': one of first-one, one of second-one.*RLM_OBS_BLOCK=second-one"):
         load()
     plugins = load(block=["second-one"])
-    assert [(p.distribution, p.blocked) for p in plugins.found if p.name == "good"] == [("first-one", False), ("second-one", True)]
+    assert [(p.distribution, p.blocked) for p in plugins.found if p.name == "good"] == [
+        ("first-one", False),
+        ("second-one", True),
+    ]
 
 
 def test_an_exporters_name_offered_twice_names_both(install: Callable[..., None]) -> None:
@@ -169,7 +177,9 @@ def test_a_blocked_plugin_is_never_imported(install: Callable[..., None], named:
     assert not _guard.failures
 
 
-def test_a_distribution_found_twice_is_one(install: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_distribution_found_twice_is_one(
+    install: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One folder on the path twice, or an editable install beside its build, is no clash."""
     install("csv-for-rlm", {"good": "good_one"}, good_one=GOOD)
     again = tmp_path / "again"
@@ -294,7 +304,9 @@ def test_a_hook_with_a_wrong_argument_is_a_config_error() -> None:
     assert "wrong" not in [name for name, *_ in loaded().callers("call_finished")]
 
 
-def test_debug_plugins_prints_each_plugin_and_each_call(install: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+def test_debug_plugins_prints_each_plugin_and_each_call(
+    install: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
     """RLM_OBS_DEBUG_PLUGINS=1: what is loaded, and each hook with its arguments and its answer, on stderr."""
     install("csv-for-rlm", {"good": "good_one"}, good_one=GOOD)
     plugins = load(debug_plugins=True)
@@ -317,8 +329,15 @@ def test_the_variables_reach_a_program(install: Callable[..., None], tmp_path: P
     except rlm_obs.ConfigError as error:
         print(error)
     """)
-    env = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "RLM_OBS_BLOCK": "csv_for_rlm", "RLM_OBS_DEBUG_PLUGINS": "1"}
-    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=20, check=True)
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(tmp_path / "site"),
+        "RLM_OBS_BLOCK": "csv_for_rlm",
+        "RLM_OBS_DEBUG_PLUGINS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=20, check=True
+    )
     assert "there is no exporter 'good'" in done.stdout
     assert "rlm_obs plugins: " in done.stderr
     assert "good" not in done.stderr.splitlines()[0].split(": ")[1].split(", ")

@@ -64,7 +64,9 @@ def test_what_is_no_amount_is_blamed_where_it_was_given(wrong: Any) -> None:
     assert isinstance(error.value, ValueError)
 
 
-@pytest.mark.parametrize("fact", [RECORD, Usage(), Cost(total=Decimal(1), source="x"), Request(provider="p", endpoint="/e", operation="o")])
+@pytest.mark.parametrize(
+    "fact", [RECORD, Usage(), Cost(total=Decimal(1), source="x"), Request(provider="p", endpoint="/e", operation="o")]
+)
 def test_facts_do_not_change(fact: Any) -> None:
     """They are frozen, and pickle as they are."""
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -128,7 +130,15 @@ def test_money_is_written_for_a_person(amount: Decimal) -> None:
 
 
 @pytest.mark.parametrize(
-    ("amount", "text"), [("0", "$0.00"), ("0.5", "$0.50"), ("0.9999999", "$1.00"), ("0.00009", "$0.00009"), ("1E-9", "$0.000000001"), ("12.345", "$12.34")]
+    ("amount", "text"),
+    [
+        ("0", "$0.00"),
+        ("0.5", "$0.50"),
+        ("0.9999999", "$1.00"),
+        ("0.00009", "$0.00009"),
+        ("1E-9", "$0.000000001"),
+        ("12.345", "$12.34"),
+    ],
 )
 def test_money_by_example(amount: str, text: str) -> None:
     """As a reader expects it."""

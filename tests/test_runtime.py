@@ -293,7 +293,9 @@ def test_nothing_of_a_call_is_kept(server: FakeOpenAI) -> None:
     """When a call has ended, neither its client nor its answer is kept alive."""
     with rlm_obs.instrument(exporters=[SpanList()], budget_usd=1, settings=SETTINGS):
         with connected(server) as client:
-            answer = client.chat.completions.create(model="chatty", messages=[{"role": "user", "content": "x"}], max_tokens=9)
+            answer = client.chat.completions.create(
+                model="chatty", messages=[{"role": "user", "content": "x"}], max_tokens=9
+            )
             gone = [weakref.ref(answer), weakref.ref(client)]
         del client, answer
         gc.collect()
@@ -327,14 +329,27 @@ def test_threads_may_instrument_at_once() -> None:
 
 def run(script: str, *, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     program = [sys.executable, "-c", textwrap.dedent(script)]
-    done = subprocess.run(program, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        program, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=30, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done
 
 
 def test_importing_is_light() -> None:
     """`import rlm_obs` brings neither the SDKs nor the data of prices, and so takes milliseconds."""
-    heavy = ("openai", "opentelemetry.sdk", "genai_prices", "pydantic", "pydantic_settings", "httpx2", "httpx", "asyncio", "langfuse", "click")
+    heavy = (
+        "openai",
+        "opentelemetry.sdk",
+        "genai_prices",
+        "pydantic",
+        "pydantic_settings",
+        "httpx2",
+        "httpx",
+        "asyncio",
+        "langfuse",
+        "click",
+    )
     done = run(f"import sys, rlm_obs; print([name for name in {heavy!r} if name in sys.modules])")
     assert done.stdout.strip() == "[]"
 

@@ -202,7 +202,9 @@ def test_settings_are_a_mapping_or_settings(given: Any) -> None:
         read_settings(given)
 
 
-def test_an_unknown_variable_is_reported_with_the_nearest(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unknown_variable_is_reported_with_the_nearest(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """A log line, once: a variable may belong to a newer version."""
     monkeypatch.setenv("RLM_OBS_BUDGET", "5")
     for _ in range(2):

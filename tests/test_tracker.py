@@ -25,7 +25,11 @@ from rlm_obs.testing import Answer, FakeOpenAI, fake_openai
 from rlm_obs.testing import collect as collecting
 
 #: US dollars per million tokens: round ones, so that a reader can check each sum.
-PRICES = {"chatty": {"input": 10, "output": 100}, "pricey": {"input": 1000, "output": 10_000}, "embed": {"input": 10, "output": 0}}
+PRICES = {
+    "chatty": {"input": 10, "output": 100},
+    "pricey": {"input": 1000, "output": 10_000},
+    "embed": {"input": 10, "output": 0},
+}
 SETTINGS = {"prices": PRICES}
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 
@@ -138,7 +142,12 @@ def test_a_refused_call_sends_nothing(server: FakeOpenAI, client: OpenAI) -> Non
     error = refused.value
     assert (error.budget, error.spent, error.held, error.limit) == ("tiny", 0, 0, Decimal("0.0001"))
     assert error.needed > error.limit
-    for part in ("budget 'tiny'", "$0.0001", "Nothing was sent", "To go on: raise budget_usd, or lower the call's output limit"):
+    for part in (
+        "budget 'tiny'",
+        "$0.0001",
+        "Nothing was sent",
+        "To go on: raise budget_usd, or lower the call's output limit",
+    ):
         assert part in str(error)
 
 
@@ -264,12 +273,17 @@ def test_threads_started_inside_carry_the_budget(server: FakeOpenAI, client: Ope
 
 
 @pytest.mark.parametrize(
-    ("host", "spelled"), [("openai", "max_completion_tokens"), ("other", "max_tokens"), ("responses", "max_output_tokens")]
+    ("host", "spelled"),
+    [("openai", "max_completion_tokens"), ("other", "max_tokens"), ("responses", "max_output_tokens")],
 )
 def test_a_call_without_a_limit_is_lowered_to_what_is_left(server: FakeOpenAI, host: str, spelled: str) -> None:
     """The server sees a limit as the endpoint spells it, and the span says how low it was set."""
     bills = {"hosts": {"127.0.0.1": "groq" if host == "other" else "openai"}}
-    with rlm_obs.instrument(exporters=[], settings={**SETTINGS, **bills}), connected(server) as client, collecting() as seen:
+    with (
+        rlm_obs.instrument(exporters=[], settings={**SETTINGS, **bills}),
+        connected(server) as client,
+        collecting() as seen,
+    ):
         with CostTracker("0.10") as tracker:
             if host == "responses":
                 client.responses.create(model="chatty", input="Hello")
@@ -362,7 +376,10 @@ def working(tracker: CostTracker, client: OpenAI, server: FakeOpenAI) -> Iterato
 def test_a_call_that_waited_says_how_long() -> None:
     """Held money is waited for: the second call goes once the first is settled; the wait is told, and is no duration."""
     script = [Answer("slow", delay_s=0.3), Answer("quick")]
-    with fake_openai(script=script, usage={"prompt_tokens": 10, "completion_tokens": 9}) as slow, connected(slow) as client:
+    with (
+        fake_openai(script=script, usage={"prompt_tokens": 10, "completion_tokens": 9}) as slow,
+        connected(slow) as client,
+    ):
         tracker = CostTracker("0.016", wait_s=5)
         with working(tracker, client, slow), collecting() as seen, tracker:
             chat(client, max_tokens=90)
@@ -457,7 +474,7 @@ def test_an_unknown_price_passes_without_a_budget(server: FakeOpenAI, client: Op
 
 
 def test_unknown_price_warn_lets_it_through(server: FakeOpenAI, client: OpenAI) -> None:
-    """"warn" counts the call as unpriced."""
+    """ "warn" counts the call as unpriced."""
     with CostTracker("1", unknown_price="warn") as tracker:
         chat(client, model="nobody-knows")
         chat(client)

@@ -137,7 +137,7 @@ def _start(wrapped: Callable[..., Any], thread: Any, args: tuple[Any, ...], kwar
 def _shadow_run(thread: threading.Thread) -> Callable[[], None] | None:
     """Have `thread.run`, whoever has written it, run in the current context; its shadow goes when the run begins."""
     context = _carried()
-    if context is None or thread.ident is not None or thread.name.startswith(DELIVERING):
+    if context is None or thread.name.startswith(DELIVERING):
         return None
     run, own = thread.run, vars(thread).get("run")
 

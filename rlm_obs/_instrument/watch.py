@@ -13,8 +13,7 @@ import types
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Generic
 
-from rlm_obs import _guard
-from rlm_obs._instrument import lost
+from rlm_obs import _guard, _lost
 
 if TYPE_CHECKING:
     from rlm_obs._instrument.gate import Passing
@@ -58,7 +57,7 @@ class Watch:
         else:
             shadows["iter_bytes"], shadows["close"] = watch._iter_bytes, watch._close
         shadows["_rlm_obs_watch"] = watch
-        lost.lost.start()
+        _lost.lost.start()
 
     def __del__(self) -> None:
         self._drop()
@@ -226,7 +225,7 @@ class Watch:
         """Have the call ended by another thread: this may run in a finaliser, so anywhere, inside any lock."""
         if not self._call.ended:
             self._tell()
-            lost.lost.gone(self._call)
+            _lost.lost.gone(self._call.abort)
 
     def _end(self, error: BaseException | None, *, complete: bool = False) -> None:
         if self._call.ended:
@@ -256,7 +255,7 @@ class Watch:
         """The user's loop has left the stream, maybe for good."""
         if not self._call.ended:
             self._left = True
-            lost.lost.left(self)
+            _lost.lost.left(self.end_if_left)
 
     def take_up(self) -> None:
         """A loop of the user's reads the stream, maybe again."""

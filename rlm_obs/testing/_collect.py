@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from rlm_obs import _runtime, _scope
+from rlm_obs import _lost, _scope
 from rlm_obs._plugins import gates
 from rlm_obs._record import Record
 from rlm_obs._tracer import Tracer
@@ -43,13 +43,13 @@ class Collected:
     @property
     def records(self) -> list[Record]:
         """The finished calls; a stream that was left or dropped is ended first."""
-        _runtime.end_lost_streams()
+        _lost.lost.end_all()
         return list(self._collector.records)
 
     @property
     def spans(self) -> list[ReadableSpan]:
         """The ended spans."""
-        _runtime.end_lost_streams()
+        _lost.lost.end_all()
         self._tracer.flush()
         return list(self._exporter.spans)
 
@@ -68,6 +68,6 @@ def collect() -> Iterator[Collected]:
         with _scope.attached(_scope.with_scope(_scope.widened(tracer=tracer, trackers=(collector,), top=True))):
             yield collected
     finally:
-        _runtime.end_lost_streams()
+        _lost.lost.end_all()
         tracer.shutdown()
         gates.release()

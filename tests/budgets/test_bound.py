@@ -67,7 +67,9 @@ def test_a_one_pass_iterable_is_not_consumed() -> None:
 @pytest.mark.parametrize("tools", [1, 50])
 def test_schemas_of_tools_count(tools: int) -> None:
     """Names, keys and descriptions of tools are sent, so they are in the bound."""
-    schema = [{"type": "function", "function": {"name": f"tool_{n}", "parameters": {"type": "object"}}} for n in range(tools)]
+    schema = [
+        {"type": "function", "function": {"name": f"tool_{n}", "parameters": {"type": "object"}}} for n in range(tools)
+    ]
     assert most_input_tokens(schema) >= len(json.dumps(schema, separators=(",", ":"))) * 0.5
 
 

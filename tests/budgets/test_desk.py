@@ -161,7 +161,9 @@ class DeskMachine(RuleBasedStateMachine):
         for place, waiting in enumerate(self.waiting):
             if waiting.hold is not None:
                 ahead = [w for w in self.waiting[:place] if w.hold is None and w.refusal is None]
-                assert self.is_waited_for(waiting) or all(set(w.accounts).isdisjoint(waiting.accounts) for w in ahead), "served before its turn"
+                assert self.is_waited_for(waiting) or all(
+                    set(w.accounts).isdisjoint(waiting.accounts) for w in ahead
+                ), "served before its turn"
                 self.live.append(waiting.hold)
         self.waiting = [w for w in self.waiting if w.hold is None and w.refusal is None]
 
@@ -214,7 +216,12 @@ def test_spent_money_refuses_at_once() -> None:
     desk.settle(held(desk, account, "1"), ONE)
     with pytest.raises(BudgetExceeded, match="its money is spent") as refused:
         other(desk, account, need("0.01"))
-    assert (refused.value.spent, refused.value.held, refused.value.limit, refused.value.needed) == (ONE, 0, ONE, Decimal("0.01"))
+    assert (refused.value.spent, refused.value.held, refused.value.limit, refused.value.needed) == (
+        ONE,
+        0,
+        ONE,
+        Decimal("0.01"),
+    )
 
 
 def test_spent_money_refuses_at_once_behind_a_line() -> None:
@@ -396,13 +403,13 @@ def test_nested_budgets_hold_in_all_or_in_none() -> None:
 
 @pytest.mark.parametrize("enforcement", ["warn", "off"])
 def test_some_budgets_only_count(enforcement: str) -> None:
-    """"warn" and "off" refuse nothing."""
+    """ "warn" and "off" refuse nothing."""
     desk, account = Desk(), Account("b", Decimal(0), enforcement)
     assert isinstance(desk.ask(need("5"), (account,), "call", may_wait=True), Hold)
 
 
 def test_check_looks_at_the_money_spent_only() -> None:
-    """"check" lets calls go side by side past the limit, and refuses once it is spent."""
+    """ "check" lets calls go side by side past the limit, and refuses once it is spent."""
     desk, account = Desk(), Account("b", ONE, "check")
     first, second = held(desk, account, "0.8"), held(desk, account, "0.8")
     for hold in (first, second):
@@ -463,7 +470,13 @@ def test_a_long_wait_says_why(monkeypatch: pytest.MonkeyPatch, caplog: pytest.Lo
             thread.join()
     said = [r.getMessage() for r in caplog.records]
     assert len(said) == 1
-    for part in ("budget 'day'", "(o3)", "2 calls in flight hold $0.80", "gpt-4o $0.50, gpt-4.1 $0.30", "max_completion_tokens"):
+    for part in (
+        "budget 'day'",
+        "(o3)",
+        "2 calls in flight hold $0.80",
+        "gpt-4o $0.50, gpt-4.1 $0.30",
+        "max_completion_tokens",
+    ):
         assert part in said[0]
 
 
@@ -535,7 +548,9 @@ async def test_a_task_cancelled_as_it_is_served_is_cancelled_and_holds_nothing()
     assert not account.held
 
 
-async def test_an_awaited_wait_ends_at_its_time(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_awaited_wait_ends_at_its_time(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """As in a thread: a log line on the way, a refusal at the end."""
     monkeypatch.setattr(desk_module, "LOG_WAIT_AFTER_S", 0.02)
     desk, account = Desk(), Account("b", ONE)

@@ -15,7 +15,7 @@ import pytest
 import rlm_obs
 from rlm_obs import CostTracker, Record
 from rlm_obs._call import Call
-from rlm_obs._instrument import lost
+from rlm_obs import _lost
 from rlm_obs.testing import Answer, Collected, FakeOpenAI, fake_openai
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello there"}]
@@ -204,7 +204,7 @@ async def test_a_stream_left_by_break_ends_after_a_while(
     caller: Any, slow: FakeOpenAI, as_openai: Any, collect: Collected, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`break` with the name still alive: the call ends by itself about a second later, though nobody asks."""
-    monkeypatch.setattr(lost, "LEFT_FOR_S", 0.05)
+    monkeypatch.setattr(_lost, "LEFT_FOR_S", 0.05)
     budget = CostTracker(1)
     with budget:
         stream = await started(caller, slow)
@@ -219,7 +219,7 @@ async def test_a_stream_left_by_break_ends_after_a_while(
 
 def test_left_for_a_second() -> None:
     """What is left by `break` may be taken up again for a second."""
-    assert lost.LEFT_FOR_S == 1.0
+    assert _lost.LEFT_FOR_S == 1.0
 
 
 async def test_flush_ends_what_was_left(caller: Any, slow: FakeOpenAI, as_openai: Any) -> None:
@@ -237,7 +237,7 @@ async def test_a_stream_taken_up_late_by_a_slow_model_is_not_cut_off(
     caller: Any, as_openai: Any, collect: Collected, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A look at the first chunk, then the rest: a model that thinks for longer than a second has not been left."""
-    monkeypatch.setattr(lost, "LEFT_FOR_S", 0.05)
+    monkeypatch.setattr(_lost, "LEFT_FOR_S", 0.05)
     with fake_openai(
         Answer("one", chunk_delay_s=0.06), usage={"prompt_tokens": 1000, "completion_tokens": 100}
     ) as server:
@@ -254,7 +254,7 @@ async def test_a_stream_taken_up_by_next_is_not_cut_off(
     caller: Any, as_openai: Any, collect: Collected, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rest may be taken by `next` as well: who waits for a chunk has not left."""
-    monkeypatch.setattr(lost, "LEFT_FOR_S", 0.03)
+    monkeypatch.setattr(_lost, "LEFT_FOR_S", 0.03)
     with fake_openai(Answer("one", chunk_delay_s=0.06)) as server:
         stream = await started(caller, server)
         await caller.first(stream)

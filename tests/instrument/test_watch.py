@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from openai.types.chat import ChatCompletionChunk
 
 from rlm_obs._call import Call, Needs
-from rlm_obs._instrument import lost
+from rlm_obs import _lost
 from rlm_obs._instrument.gate import Asked, Passing
 from rlm_obs._instrument.openai import OpenAIReader
 from rlm_obs._instrument.watch import Watch, leaving
@@ -234,7 +234,7 @@ async def test_a_closed_reader_closes_as_the_bare_one_does() -> None:
 
 def test_a_stream_taken_up_from_what_has_arrived_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """Taken up again with events that had come together: a user who is slow with them has not left the stream."""
-    monkeypatch.setattr(lost, "LEFT_FOR_S", 0.02)
+    monkeypatch.setattr(_lost, "LEFT_FOR_S", 0.02)
     together = event(CHUNKS[0], "\n") + event(CHUNKS[1], "\n")
     response, call = watched([together, event(CHUNKS[2], "\n"), event("[DONE]", "\n")], asked=False)
     cls: Any = leaving(openai.Stream[ChatCompletionChunk])
