@@ -267,8 +267,7 @@ class Call:
         answer = self.answer
         usage = answer.usage
         if usage is not None:
-            cost = self._price(self._answered(), usage)
-            return cost
+            return self._price(self._answered(), usage)
         if answer.http_status is not None and answer.http_status >= 400:
             return Cost(total=NONE, source="status")
         if (

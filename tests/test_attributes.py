@@ -37,7 +37,7 @@ COSTS = st.none() | st.builds(
     Cost,
     total=st.decimals(0, 10**6, allow_nan=False),
     source=st.text(max_size=20),
-    **{part: AMOUNTS for part in ("input", "cached_input", "cache_write", "output", "tools")},
+    **dict.fromkeys(("input", "cached_input", "cache_write", "output", "tools"), AMOUNTS),
     caveats=st.lists(st.text(max_size=20), max_size=2).map(tuple),
 )
 #: The user's own attributes: any name but those that the conventions and we spell.

@@ -458,9 +458,11 @@ def test_an_unknown_price_blocks_under_a_budget(server: FakeOpenAI, client: Open
     assert 'instrument(settings={"prices": {"nobody-knows": {"input": 1.0, "output": 4.0}}})' in text
     assert "RLM_OBS_PRICES=prices.toml" in text
     assert "'day'" in text
-    with rlm_obs.instrument(exporters=[], settings={"prices": {"nobody-knows": {"input": 1.0, "output": 4.0}}}):
-        with CostTracker("1"):
-            chat(client, model="nobody-knows")
+    with (
+        rlm_obs.instrument(exporters=[], settings={"prices": {"nobody-knows": {"input": 1.0, "output": 4.0}}}),
+        CostTracker("1"),
+    ):
+        chat(client, model="nobody-knows")
     assert server.calls == 1
 
 

@@ -119,7 +119,7 @@ async def test_an_error_in_the_users_loop_leaves_the_stream(
 ) -> None:
     """An exception of the user's own in the loop goes up unchanged; the stream counts as left."""
     stream = await started(caller, slow)
-    with pytest.raises(ZeroDivisionError):  # noqa: PT012
+    with pytest.raises(ZeroDivisionError):
         if caller.awaits:
             async for _ in stream:
                 raise ZeroDivisionError

@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 import rlm_obs
-from rlm_obs import CostTracker, Record
+from rlm_obs import CostTracker, Record, _lost
 from rlm_obs._call import Call
-from rlm_obs import _lost
 from rlm_obs.testing import Answer, Collected, FakeOpenAI, fake_openai
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello there"}]
@@ -115,7 +114,7 @@ async def response_closed(caller: Any, stream: Any) -> None:
 
 
 async def raised_in_a_block(caller: Any, stream: Any) -> None:
-    with pytest.raises(KeyError, match="mine"):  # noqa: PT012
+    with pytest.raises(KeyError, match="mine"):
         async with caller.entered(stream):
             await caller.first(stream)
             raise KeyError("mine")

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletionChunk
 
-from rlm_obs._call import Call, Needs
 from rlm_obs import _lost
+from rlm_obs._call import Call, Needs
 from rlm_obs._instrument.gate import Asked, Passing
 from rlm_obs._instrument.openai import OpenAIReader
 from rlm_obs._instrument.watch import Watch, leaving
@@ -165,7 +165,7 @@ def test_what_arrived_before_an_error_reaches_the_user() -> None:
     response, call = watched([], asked=True)
     response.stream = Broken([body[:20], body[20:]])
     got = b""
-    with pytest.raises(HTTP.ReadError, match="cut off"):  # noqa: PT012
+    with pytest.raises(HTTP.ReadError, match="cut off"):
         for piece in response.iter_bytes():
             got += piece
     assert got == body
