@@ -65,7 +65,8 @@ def register_instrumentors() -> Mapping[str, Callable[[], Instrumentor]]:
 def register_commands() -> Mapping[str, Callable[..., Any]]:
     """Offer commands for `rlm-obs`: plain functions, whose signature and docstring give options and help; in the CLI only.
 
-    Return: name -> function; what it returns is the exit code (None is 0). A name offered twice is a ConfigError.
+    Return: name -> function; what it returns is the exit code (None is 0). A name of two words is a command of a group:
+    "prices show" is `rlm-obs prices show`. A name offered twice is a ConfigError.
     Raises: logged once; the plugin's commands are missing. Speed: import heavy things inside the function.
     Since: 0.1. Example: `plugins/rlm-obs-example`.
     """

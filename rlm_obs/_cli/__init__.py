@@ -37,20 +37,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class Commands(click.Group):
-    """The commands of all plugins, asked for when a command is looked up: `--version` loads none of them."""
+    """The commands of all plugins, asked for when a command is looked up: `--version` loads none of them.
+
+    A name of two words is a command of a group: "prices show" is `rlm-obs prices show`, beside those of other plugins.
+    """
+
+    words: str = ""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(loaded().collect("register_commands"))
+        return sorted({name.partition(" ")[0] for name in self._offered()})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        function = loaded().collect("register_commands").get(cmd_name)
-        if function is None:
-            return None
+        offered = self._offered()
+        name, function = f"{self.words}{cmd_name}", offered.get(cmd_name)
+        within = sorted(one.partition(" ")[2] for one in offered if one.startswith(f"{cmd_name} "))
         try:
-            return command(cmd_name, function)
+            if function is not None and within:
+                raise ConfigError(f"it is offered as a command and as a group ({', '.join(within)})")
+            if within:
+                return group(name, within)
+            return None if function is None else command(cmd_name, function)
         except Exception as error:  # a plugin's command that cannot be made must not take the others along
-            broken = f"command {cmd_name!r} cannot be used: {error}"
+            broken = f"command {name!r} cannot be used: {error}"
             return click.Command(cmd_name, callback=functools.partial(refuse, broken), short_help="(cannot be used)")
+
+    def _offered(self) -> dict[str, Callable[..., Any]]:
+        """Return the commands of this group, by what follows its own words in their names."""
+        every: Mapping[str, Callable[..., Any]] = loaded().collect("register_commands")
+        return {name.removeprefix(self.words): one for name, one in every.items() if name.startswith(self.words)}
+
+
+def group(name: str, commands: Sequence[str]) -> Commands:
+    """Return the group `name`, whose help is the names of its commands."""
+    made = Commands(name.rpartition(" ")[2], help=f"Commands: {', '.join(commands)}.")
+    made.words = f"{name} "
+    return made
 
 
 def refuse(why: str) -> None:

@@ -97,7 +97,15 @@ class Offering:
         def refused() -> None:
             raise rlm_obs.BudgetExceeded("day", Decimal(1), Decimal(0), Decimal(1), Decimal(2))
 
-        return {"good": lambda: print("done"), "wrong": wrong, "refused": refused}
+        return {
+            "good": lambda: print("done"),
+            "wrong": wrong,
+            "refused": refused,
+            "stock list": lambda: print("listed"),
+            "stock wrong": wrong,
+            "both": refused,
+            "both ways": refused,
+        }
 
 
 @pytest.fixture
@@ -113,22 +121,41 @@ def test_a_plugins_commands() -> None:
     """A plugin's commands stand beside ours; one that cannot be made is shown as such and takes no other along."""
     said = CliRunner().invoke(Commands(), ["--help"])
     assert said.exit_code == 0
-    assert [line.split()[0] for line in said.output.partition("Commands:")[2].splitlines() if line.strip()] == [
-        "demo",
-        "good",
-        "plugins",
-        "refused",
-        "wrong",
-    ]
+    names = [line.split()[0] for line in said.output.partition("Commands:\n")[2].splitlines() if line.strip()]
+    assert names == sorted(names)
+    assert {"both", "demo", "good", "plugins", "refused", "stock", "wrong"} <= set(names)
     assert "cannot be used" in said.output
     assert CliRunner().invoke(Commands(), ["good"]).output == "done\n"
 
 
 @pytest.mark.usefixtures("_offered")
-@pytest.mark.parametrize(("name", "said"), [("wrong", "'amount'"), ("refused", "budget 'day'")])
+def test_a_group_of_commands() -> None:
+    """A name of two words is a command of a group, which lists its own; one that cannot be made takes no other along."""
+    assert CliRunner().invoke(Commands(), ["stock", "list"]).output == "listed\n"
+    said = CliRunner().invoke(Commands(), ["stock", "--help"]).output
+    assert "stock [OPTIONS] COMMAND" in said
+    assert [line.split()[0] for line in said.partition("Commands:\n")[2].splitlines() if line.strip()] == [
+        "list",
+        "wrong",
+    ]
+    assert "Commands: list, wrong." in CliRunner().invoke(Commands(), ["--help"]).output
+    unknown = CliRunner().invoke(Commands(), ["stock", "nothing"])
+    assert (unknown.exit_code, "No such command 'nothing'" in unknown.output) == (2, True)
+
+
+@pytest.mark.usefixtures("_offered")
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("wrong", "'amount'"),
+        ("refused", "budget 'day'"),
+        ("stock wrong", "command 'stock wrong' cannot be used"),
+        ("both", "a command and as a group (ways)"),
+    ],
+)
 def test_an_error_of_ours_is_one_line(name: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     """What rlm_obs raises on purpose is one line on stderr and code 2, never a traceback."""
-    assert main([name]) == 2
+    assert main(name.split()) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.startswith("rlm-obs: ")
