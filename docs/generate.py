@@ -29,7 +29,16 @@ LONGEST_LINE = 88
 #: The public names in the order in which somebody meets them.
 GROUPS = {
     "Switch it on": ("instrument", "uninstrument", "Instrumentation", "flush", "report", "stats"),
-    "Your own code": ("traced", "cost_tracked", "Tracer", "create_tracer"),
+    "Your own code": (
+        "traced",
+        "cost_tracked",
+        "context",
+        "inject",
+        "extract",
+        "AsgiMiddleware",
+        "Tracer",
+        "create_tracer",
+    ),
     "Money": ("CostTracker", "CostReport", "Alert", "price", "price_answer"),
     "Exporters": ("ConsoleExporter", "FileExporter", "read_records", "LangfuseExporter", "CallExporter"),
     "Facts about a call": ("Request", "Usage", "Cost", "Record"),
@@ -50,6 +59,7 @@ INTERNAL = {
 TYPES = {
     "exporters": "names, comma-separated",
     "block": "names, comma-separated",
+    "baggage": "names, comma-separated",
     "unknown_price": '"block", "warn" or an amount',
     "prices": "a file's name, or a mapping",
     "hosts": "a mapping (JSON in the environment)",

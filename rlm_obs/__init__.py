@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 #: Each public name -> the module that has it. Nothing heavy is imported before a name is used.
 _HOMES = {
     "Alert": "rlm_obs._tracker",
+    "AsgiMiddleware": "rlm_obs._asgi",
     "BudgetExceeded": "rlm_obs.errors",
     "CallExporter": "rlm_obs._exporters.base",
     "CallRefused": "rlm_obs.errors",
@@ -31,10 +32,13 @@ _HOMES = {
     "Tracer": "rlm_obs._tracer",
     "UnknownPrice": "rlm_obs.errors",
     "Usage": "rlm_obs._record",
+    "context": "rlm_obs._context",
     "cost_tracked": "rlm_obs._decorators",
     "create_tracer": "rlm_obs._tracer",
+    "extract": "rlm_obs._propagation",
     "flush": "rlm_obs._runtime",
     "hookimpl": "rlm_obs._hookspecs",
+    "inject": "rlm_obs._propagation",
     "instrument": "rlm_obs._runtime",
     "price": "rlm_obs._pricing",
     "price_answer": "rlm_obs._pricing",
@@ -53,6 +57,8 @@ __all__ = sorted(_HOMES)
 __getattr__, __dir__ = lazily(__name__, _HOMES)
 
 if TYPE_CHECKING:
+    from rlm_obs._asgi import AsgiMiddleware as AsgiMiddleware
+    from rlm_obs._context import context as context
     from rlm_obs._decorators import cost_tracked as cost_tracked
     from rlm_obs._decorators import traced as traced
     from rlm_obs._exporters.base import CallExporter as CallExporter
@@ -63,6 +69,8 @@ if TYPE_CHECKING:
     from rlm_obs._hookspecs import hookimpl as hookimpl
     from rlm_obs._pricing import price as price
     from rlm_obs._pricing import price_answer as price_answer
+    from rlm_obs._propagation import extract as extract
+    from rlm_obs._propagation import inject as inject
     from rlm_obs._record import Cost as Cost
     from rlm_obs._record import Record as Record
     from rlm_obs._record import Request as Request

@@ -34,8 +34,17 @@ FINGERPRINT = "openai.response.system_fingerprint"
 ADDRESS = "server.address"
 PORT = "server.port"
 ERROR_TYPE = "error.type"
+HTTP_METHOD = "http.request.method"
+HTTP_ROUTE = "http.route"
 HTTP_STATUS = "http.response.status_code"
+URL_PATH = "url.path"
 COST = "gen_ai.usage.cost"
+
+USER = "user.id"
+SESSION = "session.id"
+TENANT = "tenant.id"
+TAGS = "tags"
+METADATA_PREFIX = "metadata."
 
 RECORD_ID = "rlm_obs.record.id"
 ENDPOINT = "rlm_obs.endpoint"
@@ -190,12 +199,34 @@ def _cost_of(said: Mapping[str, Any]) -> Cost | None:
 
 def users_own(said: Mapping[str, Any]) -> dict[str, Any]:
     """Return the attributes that are the user's: all that neither we nor the conventions spell for a call."""
-    return {k: v for k, v in said.items() if not k.startswith(_NOT_THE_USERS) and k not in _CALLS_OWN} | {
-        k: said[k] for k in KEPT if k in said
-    }
+    return {k: v for k, v in said.items() if is_users(k)} | {k: said[k] for k in KEPT if k in said}
 
 
+def is_users(name: str) -> bool:
+    """Tell whether an attribute is the user's to give: neither we nor the conventions spell a call's fact so."""
+    return name in SAID_BY_USERS or not (name.startswith(_NOT_THE_USERS) or name in _CALLS_OWN)
+
+
+#: Words of the conventions that only the user can say.
+SAID_BY_USERS = (
+    "gen_ai.conversation.id",
+    "gen_ai.agent.id",
+    "gen_ai.agent.name",
+    "gen_ai.workflow.name",
+    "gen_ai.prompt.name",
+    "gen_ai.prompt.version",
+)
 #: Facts about a call that a record carries under `attributes`, since no field of it says them.
-KEPT = (RESPONSE_ID, FINISH_REASONS, HTTP_STATUS, CLAMPED, WAITED, OPERATIONS, FINGERPRINT, ADDRESS, PORT)
+KEPT = (
+    RESPONSE_ID,
+    FINISH_REASONS,
+    HTTP_STATUS,
+    CLAMPED,
+    WAITED,
+    OPERATIONS,
+    FINGERPRINT,
+    ADDRESS,
+    PORT,
+)
 _NOT_THE_USERS = ("gen_ai.", "rlm_obs.", "openai.")
 _CALLS_OWN = frozenset({ADDRESS, PORT, ERROR_TYPE, HTTP_STATUS})

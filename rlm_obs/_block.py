@@ -28,12 +28,14 @@ INT64 = 2**63  # an attribute's integers end here
 
 
 class Block:
-    """The context in which the code of one call runs, and its span if it has one; begins after `gates.hold()`."""
+    """The context in which one call runs, and its span if it has one; where it needs the gate, it begins after `gates.hold()`."""
 
-    __slots__ = ("_span", "context", "in_finaliser", "open")
+    __slots__ = ("_needs_gate", "_span", "context", "in_finaliser", "open")
 
-    def __init__(self, context: otel.Context, span: Span | None = None, *, is_open: bool = True) -> None:
-        self.context, self._span, self.open = context, span, is_open
+    def __init__(
+        self, context: otel.Context, span: Span | None = None, *, is_open: bool = True, needs_gate: bool = True
+    ) -> None:
+        self.context, self._span, self.open, self._needs_gate = context, span, is_open, needs_gate
         self.in_finaliser = False
 
     def suspend(self, token: Token[otel.Context]) -> None:
@@ -61,7 +63,8 @@ class Block:
         except Exception as failure:
             _guard.failed("traced", failure)
         finally:
-            gates.release()
+            if self._needs_gate:
+                gates.release()
 
 
 NOTHING = Block(otel.Context(), is_open=False)

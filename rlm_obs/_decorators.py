@@ -100,9 +100,9 @@ def traced(
     def decorate(function: Any) -> Any:
         def one(function: Any, name: str) -> Any:
             opens = OpensSpan(name, attributes, capture_args=bool(capture_args), tracer=tracer)
-            return _Decorated(function, driver(function, opens))
+            return Decorated(function, driver(function, opens))
 
-        return _each(function, name, one, "traced")
+        return each(function, name, one, "traced")
 
     return decorate if function is None else decorate(function)
 
@@ -159,7 +159,7 @@ def cost_tracked(
         def one(function: Any, operation: str) -> Any:
             return _Tracked(function, driver(function, OpensBudget(operation, trackers)), operation, own)
 
-        return _each(function, operation, one, "cost_tracked")
+        return each(function, operation, one, "cost_tracked")
 
     return decorate if function is None else decorate(function)
 
@@ -175,7 +175,7 @@ def _read(function: Any, name: Any, decorator: str, argument: str) -> tuple[Any,
     return function, name
 
 
-def _each(thing: Any, name: str | None, one: Callable[[Any, str], Any], decorator: str) -> Any:
+def each(thing: Any, name: str | None, one: Callable[[Any, str], Any], decorator: str) -> Any:
     """Decorate a function; of a class, each public method of its own, in place: the class stays the same object."""
     if not isinstance(thing, type):
         if not callable(thing) and not isinstance(thing, classmethod | staticmethod):
@@ -207,7 +207,7 @@ class _DecoratedMethod(wrapt.BoundFunctionWrapper):  # type: ignore[type-arg]
         return self
 
 
-class _Decorated(wrapt.FunctionWrapper):  # type: ignore[type-arg]
+class Decorated(wrapt.FunctionWrapper):  # type: ignore[type-arg]
     """A function of ours: copied and pickled as functions are, by its name."""
 
     __bound_function_wrapper__ = _DecoratedMethod
@@ -231,7 +231,7 @@ class _TrackedMethod(_DecoratedMethod):
         return self._self_parent.cost()
 
 
-class _Tracked(_Decorated):
+class _Tracked(Decorated):
     __bound_function_wrapper__ = _TrackedMethod
 
     def __init__(self, function: Any, wrapper: Callable[..., Any], operation: str, tracker: CostTracker) -> None:

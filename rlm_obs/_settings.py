@@ -86,6 +86,14 @@ class Settings(BaseSettings):
         description="Ask streamed chats for their usage (`stream_options.include_usage`): auto is OpenAI's and Azure's hosts only.",
     )
     threads: bool = Field(default=True, description="Carry traces and budgets into threads and thread pools.")
+    propagate: Literal["never", "provider"] = Field(
+        default="never",
+        description="Whether calls carry a `traceparent` header to the model's host; users and sessions never go there.",
+    )
+    baggage: Names = Field(
+        default=("user.id", "session.id", "tenant.id"),
+        description="Attributes of `rlm_obs.context` that `inject` and `extract` carry from service to service.",
+    )
     file_path: Path = Field(default=Path("rlm_obs.jsonl"), description='Where the "file" exporter writes.')
     langfuse_public_key: str | None = Field(
         default=None,
@@ -112,7 +120,7 @@ class Settings(BaseSettings):
     block: Names = Field(default=(), description="Plugins, by entry point or distribution, that are never loaded.")
     debug_plugins: bool = Field(default=False, description="Print each plugin and each hook call to stderr.")
 
-    @field_validator("exporters", "block", mode="before")
+    @field_validator("exporters", "block", "baggage", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -145,7 +153,7 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")  # the last validator is the first to run
     @classmethod
     def _empty_is_unset(cls, value: object, info: ValidationInfo) -> object:
-        if value != "" or info.field_name in ("exporters", "block"):
+        if value != "" or info.field_name in ("exporters", "block", "baggage"):
             return value
         return cls.model_fields[str(info.field_name)].get_default(call_default_factory=True)
 

@@ -96,7 +96,8 @@ class Tracer:
             return self.start(name, attributes, kind=SpanKind.CLIENT)
         scope = _scope.current()
         if scope.attributes:
-            attributes.update(scope.attributes)
+            for key, value in scope.attributes.items():
+                attributes.setdefault(key, value)
         around = trace.get_current_span()
         if self._is_topmost(scope, around):
             attributes[ROOT] = True
@@ -111,9 +112,7 @@ class Tracer:
         The topmost span of this tracer in a trace is marked `rlm_obs.root`, for the exporters that draw trees.
         """
         scope = _scope.current()
-        first = dict(attributes) if attributes else {}
-        if scope.attributes:
-            first.update(scope.attributes)
+        first = {**scope.attributes, **attributes} if attributes else dict(scope.attributes)
         if self._is_topmost(scope, trace.get_current_span()):
             first[ROOT] = True
         return self._tracer.start_span(name, kind=kind, attributes=first)

@@ -13,6 +13,7 @@ import rlm_obs
 from rlm_obs import (
     RLM,
     Alert,
+    AsgiMiddleware,
     BudgetExceeded,
     CallExporter,
     CallRefused,
@@ -32,10 +33,13 @@ from rlm_obs import (
     Tracer,
     UnknownPrice,
     Usage,
+    context,
     cost_tracked,
     create_tracer,
+    extract,
     flush,
     hookimpl,
+    inject,
     instrument,
     price,
     price_answer,
@@ -219,6 +223,24 @@ class Plugin:
 plugin = Plugin()
 register_plugin(plugin, name="mine")
 unregister_plugin(plugin)
+
+# -- for whom, and across services ------------------------------------------------------------------------------------
+
+
+@context(user_id=7, session_id="s", tenant_id=None, tags=["a"], metadata={"k": 1}, attributes={"order.id": 9}, team="x")
+async def for_somebody(number: int) -> str:
+    return str(number)
+
+
+with context(user_id="u") as entered, extract({"traceparent": "…"}):
+    assert_type(entered, context)
+    print(inject()["traceparent"], inject({"accept": "text/plain"}), for_somebody(1))
+
+
+async def application(scope: Any, receive: Any, send: Any) -> None: ...
+
+
+AsgiMiddleware(application, trusted=False)
 
 # -- the kit -----------------------------------------------------------------------------------------------------------
 

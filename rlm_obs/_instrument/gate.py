@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +15,8 @@ from rlm_obs._instrument.watch import Watch, leaving
 from rlm_obs._record import Request
 from rlm_obs._runtime import InForce
 from rlm_obs._settings import Settings
+
+NO_HEADERS: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +38,8 @@ class Reader(Protocol):
     def read(self, client: Any, options: Any, stream: bool, awaits: bool, holds: InForce) -> Asked | None:
         """Read a request; None for an endpoint that costs nothing, which passes straight through."""
 
-    def change(self, options: Any, asked: Asked, output_limit: int | None) -> Any:
-        """Return a changed copy of the options: a lower output limit, the usage asked for."""
+    def change(self, options: Any, asked: Asked, output_limit: int | None, headers: Mapping[str, str]) -> Any:
+        """Return a changed copy of the options: a lower output limit, the usage asked for, more headers."""
 
     def answered(self, answer: Any, into: Answer) -> None:
         """Take from a whole answer (an object of the SDK, or its JSON) what it says."""
@@ -102,8 +104,8 @@ class Gate:
             waiting = _guard.guarded("budget", call.admit)
             if waiting is not None:
                 call.granted(waiting.wait(call.wait_s))
-            args, kwargs = passing.sent(args, kwargs)
             context = call.start()
+            args, kwargs = passing.sent(args, kwargs, context)
             token = None if context is None else otel.attach(context)
             try:
                 result = wrapped(*args, **kwargs)
@@ -128,8 +130,8 @@ class Gate:
             waiting = _guard.guarded("budget", call.admit)
             if waiting is not None:
                 call.granted(await waiting.wait_async(call.wait_s))
-            args, kwargs = passing.sent(args, kwargs)
             context = call.start()
+            args, kwargs = passing.sent(args, kwargs, context)
             token = None if context is None else otel.attach(context)
             try:
                 result = await wrapped(*args, **kwargs)
@@ -166,11 +168,15 @@ class Passing:
     awaits: bool
     settings: Settings
 
-    def sent(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def sent(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], context: otel.Context | None
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the arguments to go on with; the user's own unless the call has to be changed."""
-        limit = self.call.output_limit
-        if limit is not None or self.asked.ask_usage:
-            changed = _guard.guarded("gate", self.reader.change, self.options, self.asked, limit)
+        limit, headers = self.call.output_limit, NO_HEADERS
+        if context is not None and self.settings.propagate == "provider":
+            headers = _guard.guarded("propagate", _traceparent, context) or NO_HEADERS
+        if limit is not None or self.asked.ask_usage or headers:
+            changed = _guard.guarded("gate", self.reader.change, self.options, self.asked, limit, headers)
             if changed is not None:
                 if len(args) > 1:
                     args = (args[0], changed, *args[2:])
@@ -204,6 +210,15 @@ class Passing:
             self.reader.answered(result, answer)
         call.finish()
         return True
+
+
+def _traceparent(context: otel.Context) -> Mapping[str, str]:
+    """Return the trace alone as headers: whom it is for is in the baggage, which goes to no provider."""
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    headers: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(headers, context)
+    return headers
 
 
 def _take_from_under(outer: Any, wrapper: Any) -> None:

@@ -149,7 +149,7 @@ class OpenAIReader:
             self._clients[client] = known
         return known
 
-    def change(self, options: Any, asked: Asked, output_limit: int | None) -> Any:
+    def change(self, options: Any, asked: Asked, output_limit: int | None, headers: Mapping[str, str]) -> Any:
         body = _body(options)
         changes: dict[str, Any] = {}
         if asked.ask_usage:
@@ -157,8 +157,16 @@ class OpenAIReader:
             changes["stream_options"] = {**(given if isinstance(given, Mapping) else {}), "include_usage": True}
         if output_limit is not None:
             changes[self._limit_name(asked.request)] = output_limit
-        json_data = options.json_data if isinstance(options.json_data, Mapping) else {}
-        update: dict[str, Any] = {"json_data": {**json_data, **changes}}
+        update: dict[str, Any] = {}
+        if changes:
+            update["json_data"] = {
+                **(options.json_data if isinstance(options.json_data, Mapping) else {}),
+                **changes,
+            }
+        if headers:
+            given = options.headers if isinstance(options.headers, Mapping) else {}
+            users = {name.lower() for name in given}
+            update["headers"] = {**given, **{k: v for k, v in headers.items() if k not in users}}
         extra = options.extra_json
         if isinstance(extra, Mapping) and not changes.keys().isdisjoint(extra):
             update["extra_json"] = {**extra, **{k: v for k, v in changes.items() if k in extra}}
