@@ -32,6 +32,8 @@ FIELDS: dict[str, tuple[str, str, Any, Any, Any]] = {
     "hosts": ('{"h:1": "free"}', '{ "h:1" = "free" }', {"h:1": "free"}, {"h:1": "openai"}, {"h:1": "openai"}),
     "stream_usage": ("always", '"always"', "always", "never", "never"),
     "threads": ("0", "false", False, True, True),
+    "propagate": ("provider", '"provider"', "provider", "never", "never"),
+    "baggage": ("a,b", '["a", "b"]', ("a", "b"), "c", ("c",)),
     "file_path": ("calls.jsonl", '"calls.jsonl"', Path("calls.jsonl"), "x", Path("x")),
     "langfuse_public_key": ("pk-1", '"pk-1"', "pk-1", "pk-2", "pk-2"),
     "langfuse_secret_key": ("sk-1", '"sk-1"', "sk-1", "sk-2", "sk-2"),
@@ -126,7 +128,7 @@ def test_a_bare_name_is_nobodys_variable(name: str, monkeypatch: pytest.MonkeyPa
     assert said(read_settings(), name) == said(Settings.model_construct(), name)
 
 
-@pytest.mark.parametrize("name", [n for n in FIELDS if n not in ("exporters", "block")])
+@pytest.mark.parametrize("name", [n for n in FIELDS if n not in ("exporters", "block", "baggage")])
 def test_an_empty_variable_is_unset(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As OpenTelemetry has it; only a list can be empty."""
     monkeypatch.setenv(f"RLM_OBS_{name.upper()}", "")
