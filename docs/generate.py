@@ -60,6 +60,8 @@ TYPES = {
     "exporters": "names, comma-separated",
     "block": "names, comma-separated",
     "baggage": "names, comma-separated",
+    "redact": "`keys`, `email`, `card`, `phone`, comma-separated",
+    "redact_patterns": "a list (JSON in the environment)",
     "unknown_price": '"block", "warn" or an amount',
     "prices": "a file's name, or a mapping",
     "hosts": "a mapping (JSON in the environment)",
@@ -176,6 +178,7 @@ def type_name(hint: Any) -> str:
     names = {
         "Decimal": "an amount of US dollars, written `10` or `0.50`",
         "float": "a number",
+        "int": "a whole number",
         "bool": "true or false",
         "str": "text",
         SecretStr.__name__: "text, never shown",

@@ -26,6 +26,8 @@ STREAM = "gen_ai.request.stream"
 OUTPUT_TYPE = "gen_ai.output.type"
 INPUT_MESSAGES = "gen_ai.input.messages"
 OUTPUT_MESSAGES = "gen_ai.output.messages"
+INSTRUCTIONS = "gen_ai.system_instructions"
+TOOL_DEFINITIONS = "gen_ai.tool.definitions"
 DIMENSIONS = "gen_ai.embeddings.dimension.count"
 API_TYPE = "openai.api.type"
 REQUEST_TIER = "openai.request.service_tier"
@@ -71,6 +73,13 @@ PARAMS = {
     "n": "gen_ai.request.choice.count",
     "service_tier": REQUEST_TIER,
     "dimensions": DIMENSIONS,
+}
+#: Recorded content, by the names that redactors know -> its attribute.
+CONTENT = {
+    "input": INPUT_MESSAGES,
+    "output": OUTPUT_MESSAGES,
+    "instructions": INSTRUCTIONS,
+    "tools": TOOL_DEFINITIONS,
 }
 USAGE = {
     "input_tokens": "gen_ai.usage.input_tokens",

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from opentelemetry import context as otel
 
 from rlm_obs import _guard, _lost, _scope
-from rlm_obs._plugins import gates
+from rlm_obs._content import recorded_arguments
+from rlm_obs._plugins import gates, loaded
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -99,7 +100,10 @@ class OpensSpan:
         try:  # what `_guard.guarded` does, a call less: this is the way of each call
             attributes = self._attributes
             if self._capture_args:
-                attributes = {**(attributes or {}), **dict(self._captured(wrapped, instance, args, kwargs))}
+                shown = recorded_arguments(
+                    loaded(), dict(self._captured(wrapped, instance, args, kwargs)), MOST_CHARACTERS
+                )
+                attributes = {**(attributes or {}), **{ARGUMENT + name: value for name, value in shown.items()}}
             return self._start(tracer, attributes)
         except Exception as error:
             _guard.failed("traced", error)
@@ -129,7 +133,7 @@ class OpensSpan:
             for one, argument in named.items():
                 shown = None if one in ("self", "cls") else _shown(one, argument)
                 if shown is not None:
-                    yield ARGUMENT + one, shown
+                    yield one, shown
 
 
 def _shown(name: str, value: Any) -> Any:
@@ -140,7 +144,7 @@ def _shown(name: str, value: Any) -> Any:
     if isinstance(value, str | float | bool) or (isinstance(value, int) and -INT64 <= value < INT64):
         return value
     try:
-        return repr(value)[:MOST_CHARACTERS]
+        return repr(value)
     except Exception as error:  # the user's own: not even a refusal gets out of it
         _guard.failed("traced arguments", error)
         return None

@@ -22,6 +22,7 @@ from rlm_obs import _guard
 from rlm_obs._budgets.bound import Bound
 from rlm_obs._budgets.desk import NONE, Hold, Need, Waiting, desk, in_event_loop
 from rlm_obs._callspan import CallSpan
+from rlm_obs._content import recorded
 from rlm_obs._record import Cost, Record, Request, Usage
 from rlm_obs._record import Status as CallStatus
 from rlm_obs._tracker import MILLION, CostTracker
@@ -106,7 +107,7 @@ class Call:
         operations: tuple[str, ...],
         plugins: Plugins,
         price: Callable[[Request, Usage], Cost | None],
-        content: Any = None,
+        content: Mapping[str, Any] | None = None,
     ) -> None:
         self.request, self._needs, self._tracer, self._trackers = request, needs, tracer, trackers
         self._operations, self._plugins, self._price, self._content = operations, plugins, price, content
@@ -394,24 +395,11 @@ class Call:
                 names.of_record(record, said)
                 span.set_attributes(said)
             if self._content is not None:
-                span.set_attributes(_held_back("redact", self._recorded_content) or {})
+                content = {**self._content, "output": self.answer.content}
+                span.set_attributes(_held_back("content", recorded, self._plugins, self.request, content) or {})
             if record.status in ("error", "refused"):
                 span.set_status(Status(StatusCode.ERROR, record.error))
         span.end()
-
-    def _recorded_content(self) -> Mapping[str, Any]:
-        """Return prompt and answer as they may be recorded: through every `redact` hook, or not at all if one fails."""
-        import json
-
-        content = {"input": self._content, "output": self.answer.content}
-        for name, function, wanted in self._plugins.callers("redact"):
-            facts = {"request": self.request, "content": content}
-            content = function(*(facts[w] for w in wanted))
-            if content is None:
-                _guard.say_once(f"redact {name}", "plugin %r: redact returned None, so the content is dropped", name)
-                return {}
-        found = {names.INPUT_MESSAGES: content.get("input"), names.OUTPUT_MESSAGES: content.get("output")}
-        return {k: json.dumps(v, ensure_ascii=False, default=str) for k, v in found.items() if v is not None}
 
 
 def _held_back(kind: str, function: Callable[..., T], /, *args: Any) -> T | None:

@@ -105,12 +105,16 @@ def price(request: Request, usage: Usage) -> Cost | None:
 
 
 @hookspec
-def redact(request: Request, content: Any) -> Any:
-    """Clean prompts and answers before they are recorded; called only when content capture is on.
+def redact(request: Request | None, content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Clean what was said before it is recorded; called only when content is captured, and for captured arguments.
 
-    Return: the content to record; each implementation gets the answer of the one before it.
-    Raises: the content is dropped, the span stays. Speed: it runs when the call has ended.
-    Since: 0.1. Example: `docs/how-to/write-a-plugin.md`.
+    `content` has `input` and `output` (messages: `role` and `parts`), `instructions` (parts), `tools` (definitions) and
+    `arguments` (of a function under `@traced(capture_args=True)`, by name; `request` is None then); None is what there
+    is not. Texts are cut already, a little past the limit.
+    Return: the content to record; each implementation gets the answer of the one before it, the built-in comes last.
+    Raises: logged once per plugin, counted; the content is dropped, the span stays. Speed: it runs when the call has
+    ended, in the user's thread.
+    Since: 0.1. Example: `docs/how-to/privacy.md`.
     """
     raise AssertionError("a specification is not called")
 

@@ -46,7 +46,7 @@ class InForce:
     operations: tuple[str, ...]
     attributes: Mapping[str, Any]
 
-    def call(self, request: Request, needs: Needs, content: Any = None) -> Call:
+    def call(self, request: Request, needs: Needs, content: Mapping[str, Any] | None = None) -> Call:
         """Return the call that is about to be made."""
         return Call(
             request,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from decimal import Decimal
@@ -26,6 +27,9 @@ from rlm_obs.errors import ConfigError
 
 PREFIX = "RLM_OBS_"
 Names = Annotated[tuple[str, ...], NoDecode]
+Redactor = Literal["keys", "email", "card", "phone"]
+#: What OpenTelemetry's variable may say beside true and false: where content goes. We know spans only.
+CAPTURES = {"span_only": True, "span_and_event": True, "event_only": False, "no_content": False}
 
 
 def _also(*names: str) -> AliasChoices:
@@ -74,6 +78,20 @@ class Settings(BaseSettings):
         validation_alias=_also("RLM_OBS_CAPTURE_CONTENT", "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"),
         description="Record prompts and answers on spans. Off unless asked for.",
     )
+    content_limit: int = Field(
+        default=100_000,
+        ge=0,
+        le=1_000_000,
+        description="The longest text of a recorded prompt or answer, in characters.",
+    )
+    redact: Annotated[tuple[Redactor, ...], NoDecode] = Field(
+        default=(),
+        description="What is taken out of recorded content and arguments, where it can be told by its form.",
+    )
+    redact_patterns: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description='Regular expressions of your own whose matches are taken out too: ["ACME-[0-9]{6}"].',
+    )
     prices: Path | dict[str, dict[str, Decimal | str]] | None = Field(
         default=None, description="Your own prices: a TOML or JSON file, or a mapping; US dollars per million tokens."
     )
@@ -120,7 +138,7 @@ class Settings(BaseSettings):
     block: Names = Field(default=(), description="Plugins, by entry point or distribution, that are never loaded.")
     debug_plugins: bool = Field(default=False, description="Print each plugin and each hook call to stderr.")
 
-    @field_validator("exporters", "block", "baggage", mode="before")
+    @field_validator("exporters", "block", "baggage", "redact", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -142,6 +160,22 @@ class Settings(BaseSettings):
         except ConfigError:
             raise ValueError('give "block", "warn", or US dollars per million tokens') from None
 
+    @field_validator("capture_content", mode="before")
+    @classmethod
+    def _captures(cls, value: object) -> object:
+        return CAPTURES.get(value.strip().lower(), value) if isinstance(value, str) else value
+
+    @field_validator("redact_patterns", mode="before")
+    @classmethod
+    def _patterns(cls, value: object) -> object:
+        try:
+            given = json.loads(value) if isinstance(value, str) else value
+            if isinstance(given, list | tuple) and all(re.compile(one).pattern for one in given):
+                return tuple(given)
+        except (ValueError, TypeError, re.error):
+            pass  # said below
+        raise ValueError('give a list of regular expressions, in a variable as JSON: ["ACME-[0-9]{6}"]')
+
     @field_validator("hosts", mode="before")
     @classmethod
     def _json(cls, value: object) -> object:
@@ -153,7 +187,7 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")  # the last validator is the first to run
     @classmethod
     def _empty_is_unset(cls, value: object, info: ValidationInfo) -> object:
-        if value != "" or info.field_name in ("exporters", "block", "baggage"):
+        if value != "" or info.field_name in ("exporters", "block", "baggage", "redact"):
             return value
         return cls.model_fields[str(info.field_name)].get_default(call_default_factory=True)
 

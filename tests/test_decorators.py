@@ -228,7 +228,7 @@ def test_capture_args(kept: Kept) -> None:
         "rlm_obs.args.api_key": "***",
         "rlm_obs.args.max_tokens": 5,
         "rlm_obs.args.big": str(2**70),
-        "rlm_obs.args.long": ("['" + "x" * 300)[:256],
+        "rlm_obs.args.long": ("['" + "x" * 300)[:256] + "… (cut)",
         "rlm_obs.args.PASSWORD": "***",
         "rlm_obs.args.none": "None",
         "rlm_obs.args.on": True,

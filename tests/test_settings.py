@@ -22,6 +22,9 @@ FIELDS: dict[str, tuple[str, str, Any, Any, Any]] = {
     "service_name": ("shop", '"shop"', "shop", "other", "other"),
     "sample_rate": ("0.25", "0.25", 0.25, 1.0, 1.0),
     "capture_content": ("true", "true", True, False, False),
+    "content_limit": ("500", "500", 500, 0, 0),
+    "redact": ("keys, email", '["keys", "email"]', ("keys", "email"), "card", ("card",)),
+    "redact_patterns": ('["A,[0-9]"]', '["A,[0-9]"]', ("A,[0-9]",), ["b"], ("b",)),
     "prices": (
         '{"m": {"input": 1, "output": 4}}',
         "{ m = { input = 1, output = 4 } }",

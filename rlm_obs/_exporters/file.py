@@ -97,8 +97,7 @@ def _line_of(span: ReadableSpan) -> bytes:
     line: dict[str, Any] = {"v": VERSION, "kind": "span" if record is None else "call", "name": span.name}
     if record is not None:
         line |= record.to_dict()
-        content = {"input": said.get(_attributes.INPUT_MESSAGES), "output": said.get(_attributes.OUTPUT_MESSAGES)}
-        line |= {name: value for name, value in content.items() if value is not None}
+        line |= {name: said[attribute] for name, attribute in _attributes.CONTENT.items() if attribute in said}
     else:
         start, error = span.start_time or 0, error_type(span)
         line |= {

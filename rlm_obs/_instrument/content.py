@@ -1,117 +1,187 @@
-"""Prompts and answers in the conventions' JSON (parts), only ever called when content capture was asked for."""
+"""What OpenAI's requests, answers and streams say, in the conventions' parts; only ever called when capture was asked for."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-MOST_CHARACTERS = 100_000
+from rlm_obs import _content
+from rlm_obs._content import Part
+
+#: Items of a response that ask the program's own tools: what holds the arguments.
+CALLS = {"function_call": "arguments", "custom_tool_call": "input"}
+#: Keys of what a hosted tool did that are no details of it.
+FRAME = frozenset({"id", "type", "status", "result"})
+MODALITIES = {"input_image": "image", "image_url": "image", "input_file": "document", "file": "document"}
 
 
-def of_request(body: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the messages of a request: chat's, a response's input and instructions, or a plain prompt."""
-    messages: list[dict[str, Any]] = []
-    if isinstance(body.get("instructions"), str):
-        messages.append({"role": "system", "parts": [_text(body["instructions"])]})
-    given = body.get("messages") or body.get("input") or body.get("prompt")
-    several: list[Any] = given if isinstance(given, list) else [given]
-    for message in several:
-        if isinstance(message, Mapping):
-            parts = _parts(message.get("content")) + _tool_calls(message.get("tool_calls"))
-            messages.append({"role": str(message.get("role", "user")), "parts": parts})
-        elif isinstance(message, str):
-            messages.append({"role": "user", "parts": [_text(message)]})
-    return messages
+def of_request(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is asked: `input` (messages), `instructions` (parts) and `tools` (definitions), each None if not there."""
+    given = next((body[name] for name in ("messages", "input", "prompt") if body.get(name)), None)
+    template = body.get("prompt")
+    asked = list(_messages(given))
+    if isinstance(template, Mapping) and given is not template:
+        asked += _messages(template)
+    instructions = body.get("instructions")
+    return {
+        "input": asked or None,
+        "instructions": _parts(instructions) or None,
+        "tools": [_tool(tool) for tool in _listed(body.get("tools") or body.get("functions"))] or None,
+    }
 
 
-def of_answer(answer: Any) -> list[dict[str, Any]]:
-    """Return the messages of an answer, each with its finish reason: choices, or a response's output."""
-    data = answer if isinstance(answer, Mapping) else answer.to_dict() if hasattr(answer, "to_dict") else {}
-    found: list[dict[str, Any]] = []
-    for choice in data.get("choices") or []:
-        message = choice.get("message") or {"role": "assistant", "content": choice.get("text")}
-        parts = _parts(message.get("content")) + _tool_calls(message.get("tool_calls"))
-        found.append(_finished(message.get("role") or "assistant", parts, choice.get("finish_reason")))
-    for item in data.get("output") or []:
-        if item.get("type") == "message":
-            found.append(_finished("assistant", _parts(item.get("content")), data.get("status")))
-        elif item.get("type") == "function_call":
-            call = {"type": "tool_call", "id": item.get("call_id"), "name": item.get("name")}
-            found.append(_finished("assistant", [{**call, "arguments": item.get("arguments")}], data.get("status")))
-    return found
+def of_answer(answer: Any) -> list[dict[str, Any]] | None:
+    """Return the messages of an answer: one for each choice, or for a whole response, a picture, a transcript."""
+    said = answer if isinstance(answer, Mapping) else answer.to_dict() if hasattr(answer, "to_dict") else {}
+    if isinstance(said.get("choices"), list):
+        return [_choice(choice) for choice in said["choices"] if isinstance(choice, Mapping)]
+    if isinstance(said.get("output"), list):
+        parts = [part for item in _listed(said["output"]) for part in _item(item)]
+        return [_content.answer(parts, said.get("status"))]
+    parts = [part for made in _listed(said.get("data")) for part in _picture(made)]
+    if isinstance(said.get("text"), str):
+        parts.append(_content.text(said["text"]))
+    return [_content.answer(parts, None)] if parts else None
 
 
-def of_chunk(event: Any, so_far: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the joined messages of a stream with one more event in them."""
-    if not isinstance(event, Mapping):
-        return so_far
-    if isinstance(event.get("response"), Mapping):
-        return of_answer(event["response"]) or so_far
-    for choice in event.get("choices") or []:
-        delta = choice.get("delta") or {"content": choice.get("text")}
-        index = choice.get("index") or 0
-        while len(so_far) <= index < 128:
-            so_far.append(_finished("assistant", [_text("")], None))
-        if index < len(so_far):
-            part = so_far[index]["parts"][0]
-            text = delta.get("content")
-            if isinstance(text, str) and len(part["content"]) < MOST_CHARACTERS:
-                part["content"] += text
-            _join_tool_calls(so_far[index]["parts"], delta.get("tool_calls"))
-            so_far[index]["finish_reason"] = choice.get("finish_reason") or so_far[index]["finish_reason"]
-    return so_far
+# -- requests ----------------------------------------------------------------------------------------------------------
 
 
-def _join_tool_calls(parts: list[dict[str, Any]], pieces: Any) -> None:
-    """Add the pieces of tool calls that one event brings, behind the text that comes first."""
-    for piece in pieces if isinstance(pieces, list) else []:
-        at, function = 1 + (piece.get("index") or 0), piece.get("function") or {}
-        while len(parts) <= at < 128:
-            parts.append({"type": "tool_call", "id": None, "name": None, "arguments": ""})
-        if at < len(parts):
-            call = parts[at]
-            call["id"], call["name"] = piece.get("id") or call["id"], function.get("name") or call["name"]
-            if len(call["arguments"]) < MOST_CHARACTERS:
-                call["arguments"] += function.get("arguments") or ""
+def _messages(given: Any) -> Iterator[dict[str, Any]]:
+    several = given if isinstance(given, list | tuple) else [given]
+    if several and all(isinstance(one, int) for one in several):
+        yield _content.message("user", [{"type": "tokens", "size": len(several)}])
+        return
+    for one in several:
+        if isinstance(one, Mapping):
+            yield _message(one)
+        elif isinstance(one, str):
+            yield _content.message("user", [_content.text(one)])
+        elif isinstance(one, list | tuple):  # tokens, one list of them for each text
+            yield _content.message("user", [{"type": "tokens", "size": len(one)}])
 
 
-def _finished(role: str, parts: list[dict[str, Any]], reason: Any) -> dict[str, Any]:
-    return {"role": role, "parts": parts, "finish_reason": reason}
+def _message(said: Mapping[str, Any]) -> dict[str, Any]:
+    kind, role = said.get("type"), said.get("role")
+    if role is None and isinstance(kind, str):  # an item of a conversation that is no message
+        if kind.endswith("_output"):
+            return _content.message("tool", [_content.tool_response(said.get("call_id"), _output(said.get("output")))])
+        return _content.message("assistant", list(_item(said)))
+    if role is None and "variables" in said:
+        return _content.message("user", [{"type": "prompt", **said}])
+    if role in ("tool", "function"):
+        response = _output(said.get("content"))
+        return _content.message(
+            "tool", [_content.tool_response(said.get("tool_call_id") or said.get("name"), response)]
+        )
+    found = _content.message(role, _of_message(said))
+    return {**found, "name": said["name"]} if isinstance(said.get("name"), str) else found
 
 
-def _text(text: str) -> dict[str, Any]:
-    cut = text if len(text) <= MOST_CHARACTERS else text[:MOST_CHARACTERS] + "… (cut)"
-    return {"type": "text", "content": cut}
+def _output(output: Any) -> Any:
+    """Return what a tool has said: a text as it is, else its parts."""
+    return output if isinstance(output, str) or output is None else _parts(output)
 
 
-def _parts(content: Any) -> list[dict[str, Any]]:
-    if isinstance(content, str):
-        return [_text(content)]
-    parts: list[dict[str, Any]] = []
-    for part in content if isinstance(content, list) else []:
-        if not isinstance(part, Mapping):
+def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a tool's definition, flat; one that the provider runs is named by its type."""
+    kind = tool.get("type")
+    inner = tool.get(kind) if isinstance(kind, str) else None
+    flat = {**({} if isinstance(inner, Mapping) else tool), **(inner if isinstance(inner, Mapping) else {})}
+    return {**flat, "type": kind or "function", "name": flat.get("name") or flat.get("server_label") or kind}
+
+
+# -- messages, of both directions --------------------------------------------------------------------------------------
+
+
+def _of_message(said: Mapping[str, Any]) -> list[Part]:
+    """Return the parts of a chat's message, in the order in which a model makes them."""
+    parts = []
+    for field, kind in (("reasoning_content", "reasoning"), ("reasoning", "reasoning")):
+        if isinstance(said.get(field), str) and said[field]:
+            parts.append(_content.text(said[field], kind))
+    parts += _parts(said.get("content"))
+    if isinstance(said.get("refusal"), str):
+        parts.append(_content.text(said["refusal"], "refusal"))
+    audio = said.get("audio")
+    if isinstance(audio, Mapping):
+        sound = _content.data("audio", str(audio.get("data") or ""))
+        parts.append({**sound, "transcript": audio.get("transcript")})
+    parts += [part for image in _listed(said.get("images")) for part in _parts([image])]
+    calls = _listed(said.get("tool_calls"))
+    if isinstance(said.get("function_call"), Mapping):
+        calls.append({"function": said["function_call"]})
+    for call in calls:
+        function = call.get("function") or call.get("custom")
+        if not isinstance(function, Mapping):
             continue
-        text = part.get("text")
-        if isinstance(text, str):
-            parts.append(_text(text))
-        else:  # an image, a sound, a file: what it was, never its bytes
-            raw = repr(sorted(part.items())).encode()
-            parts.append({"type": str(part.get("type")), "sha256": hashlib.sha256(raw).hexdigest(), "size": len(raw)})
+        arguments = function.get("arguments", function.get("input"))
+        parts.append(_content.tool_call(call.get("id"), function.get("name"), arguments))
     return parts
 
 
-def _tool_calls(calls: Any) -> list[dict[str, Any]]:
-    found = []
-    for call in calls if isinstance(calls, list) else []:
-        function = call.get("function") if isinstance(call, Mapping) else None
-        if isinstance(function, Mapping):
-            found.append(
-                {
-                    "type": "tool_call",
-                    "id": call.get("id"),
-                    "name": function.get("name"),
-                    "arguments": function.get("arguments"),
-                }
-            )
-    return found
+def _parts(content: Any) -> list[Part]:
+    if isinstance(content, str):
+        return [_content.text(content)] if content else []
+    several = [content] if isinstance(content, Mapping) else _listed(content)
+    return [_part(part) for part in several]
+
+
+def _part(part: Mapping[str, Any]) -> Part:
+    kind = str(part.get("type"))
+    said = part.get("text")
+    if isinstance(said, str):
+        return _content.text(said, "reasoning" if kind in ("reasoning_text", "summary_text") else "text")
+    if isinstance(part.get("refusal"), str):
+        return _content.text(part["refusal"], "refusal")
+    inner = part.get("image_url", part.get("file_url", part.get(kind)))
+    holder = {**part, **inner} if isinstance(inner, Mapping) else part
+    modality = MODALITIES.get(kind, "image" if "image" in kind or "screenshot" in kind else "document")
+    if kind == "input_audio":
+        return _content.data("audio", str(holder.get("data") or ""), f"audio/{holder.get('format')}")
+    for url in (inner, holder.get("url"), holder.get("file_data")):
+        if isinstance(url, str):
+            return _content.reference(modality, url)
+    if isinstance(holder.get("file_id"), str):
+        return _content.file(modality, holder["file_id"])
+    return {"type": kind}  # of what nobody knows, only its kind is kept
+
+
+# -- answers -----------------------------------------------------------------------------------------------------------
+
+
+def _choice(choice: Mapping[str, Any]) -> dict[str, Any]:
+    said = choice.get("message")
+    said = said if isinstance(said, Mapping) else {"content": choice.get("text")}
+    return _content.answer(_of_message(said), choice.get("finish_reason"), said.get("role"))
+
+
+def _item(item: Mapping[str, Any]) -> Iterator[Part]:
+    """Yield the parts of one item of a response's output."""
+    kind = str(item.get("type"))
+    if kind == "message":
+        yield from _parts(item.get("content"))
+    elif kind == "reasoning":
+        yield from _parts(item.get("summary"))
+        yield from _parts(item.get("content"))
+    elif kind in CALLS:
+        yield _content.tool_call(item.get("call_id"), item.get("name"), item.get(CALLS[kind]))
+    else:  # what the provider's own tool did
+        details = {name: value for name, value in item.items() if name not in FRAME and value is not None}
+        name = item.get("name") or kind.removesuffix("_call")
+        yield {"type": "server_tool_call", "id": item.get("id"), "name": name} | {
+            "server_tool_call": {"type": kind, **details}
+        }
+        if isinstance(item.get("result"), str):
+            yield _content.data("image", item["result"])
+
+
+def _picture(made: Mapping[str, Any]) -> Iterator[Part]:
+    if isinstance(made.get("b64_json"), str):
+        yield _content.data("image", made["b64_json"])
+    elif isinstance(made.get("url"), str):
+        yield _content.reference("image", made["url"])
+
+
+def _listed(thing: Any) -> list[Any]:
+    return [one for one in thing if isinstance(one, Mapping)] if isinstance(thing, list | tuple) else []

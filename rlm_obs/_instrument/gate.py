@@ -21,11 +21,14 @@ NO_HEADERS: Mapping[str, str] = {}
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a reader has read of one request: the facts, what it may cost, whether to ask a stream for its usage."""
+    """What a reader has read of one request: the facts, what it may cost, whether to ask a stream for its usage.
+
+    `content` is what was said (`input`, `instructions`, `tools`), and None where it is not to be recorded.
+    """
 
     request: Request
     needs: Needs
-    content: Any = None
+    content: Mapping[str, Any] | None = None
     ask_usage: bool = False
 
 

@@ -18,6 +18,7 @@ from rlm_obs._call import Answer, Needs
 from rlm_obs._hookspecs import hookimpl
 from rlm_obs._instrument import content
 from rlm_obs._instrument.gate import Asked, Gate
+from rlm_obs._instrument.joined import Joined
 from rlm_obs._pricing import context_window, model_limits, provider_of, read_usage
 from rlm_obs._record import Request
 from rlm_obs._runtime import InForce
@@ -130,7 +131,7 @@ class OpenAIReader:
         asks = stream and endpoint.asks_usage and not _asked_already(body.get("stream_options"))
         if asks:
             asks = settings.stream_usage == "always" or (settings.stream_usage == "auto" and known.takes_stream_usage)
-        shown = content.of_request(body) if settings.capture_content else None
+        shown = (_guard.guarded("content", content.of_request, body) or {}) if settings.capture_content else None
         return Asked(request, Needs(bound, functools.partial(_timeout_s, client, options), awaits), shown, asks)
 
     def _known(self, client: Any, holds: InForce) -> Client:
@@ -189,10 +190,13 @@ class OpenAIReader:
             into.finish_reasons = _reasons(choices)
         elif isinstance(said.get("status"), str):
             into.finish_reasons = (said["status"],)
-        if into.captures:
-            into.content = content.of_answer(answer)
+        if into.captures and not isinstance(into.content, Joined):
+            into.content = _guard.guarded("content", content.of_answer, answer)
 
     def event(self, event: Any, into: Answer) -> bool:
+        if into.captures:
+            into.content = into.content or Joined()
+            _guard.guarded("content", into.content.add, event)
         said = _fields(event)
         kind, whole = said.get("type"), said.get("response")
         if isinstance(kind, str) and isinstance(whole, Mapping):
@@ -202,8 +206,6 @@ class OpenAIReader:
             choices = said.get("choices")
             if isinstance(choices, list):
                 into.finish_reasons += _reasons(choices)
-        if into.captures:
-            into.content = content.of_chunk(event, into.content or [])
         if kind == "error" or said.get("error"):
             into.error = "APIError"
         if kind == "response.failed":

@@ -140,7 +140,7 @@ def test_file_format() -> None:
         one for row in re.findall(r"^\| (`.*?) \|", read("file-format.md"), re.M) for one in re.findall(r"`(\w+)`", row)
     }
     known = {f.name for f in dataclasses.fields(rlm_obs.Record)}
-    assert said == known | {"v", "kind", "name", "events", "input", "output", "cost_usd"}
+    assert said == known | {"v", "kind", "name", "events", "cost_usd"} | set(_attributes.CONTENT)
     whole = rlm_obs.Cost(total=Decimal(1), source="a", **dict.fromkeys(_attributes.COST_PARTS[1:], Decimal(0)))
     for part in whole.to_dict():
         assert f"`{part}`" in read("file-format.md")
