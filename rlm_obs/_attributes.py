@@ -5,6 +5,7 @@ Names are OpenTelemetry's GenAI semantic conventions (November 2026) where they 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -57,6 +58,8 @@ ROOT = "rlm_obs.root"
 COST_PREFIX = "rlm_obs.cost."
 USAGE_PREFIX = "rlm_obs.usage."
 TOOL_PREFIX = "rlm_obs.usage.tool_calls."
+ALSO = "rlm_obs.usage.also"
+CHARGED = "rlm_obs.usage.charged_usd"
 CLAMPED = "rlm_obs.clamped_output_tokens"
 WAITED = "rlm_obs.budget.waited_s"
 
@@ -90,10 +93,16 @@ USAGE = {
     **{
         name: USAGE_PREFIX + name
         for name in (
+            "cache_write_long_tokens",
+            "accepted_prediction_tokens",
+            "rejected_prediction_tokens",
             "input_audio_tokens",
+            "cached_audio_tokens",
             "output_audio_tokens",
             "input_image_tokens",
+            "cached_image_tokens",
             "output_image_tokens",
+            "trained_tokens",
             "characters",
             "seconds",
             "images",
@@ -126,6 +135,10 @@ def of_usage(usage: Usage, into: dict[str, Any]) -> None:
             into[attribute] = value
     for tool, calls in usage.tool_calls.items():
         into[TOOL_PREFIX + tool] = calls
+    if usage.also:
+        into[ALSO] = json.dumps({model: used.to_dict() for model, used in usage.also.items()}, ensure_ascii=False)
+    if usage.charged_usd is not None:
+        into[CHARGED] = format(usage.charged_usd, "f")
 
 
 def of_cost(cost: Cost, into: dict[str, Any]) -> None:
@@ -192,9 +205,15 @@ def record_of(span: ReadableSpan) -> Record | None:
 
 
 def _usage_of(said: Mapping[str, Any]) -> Usage | None:
-    counts = {name: said[attribute] for name, attribute in USAGE.items() if attribute in said}
+    facts: dict[str, Any] = {name: said[attribute] for name, attribute in USAGE.items() if attribute in said}
     tools = {key.removeprefix(TOOL_PREFIX): n for key, n in said.items() if key.startswith(TOOL_PREFIX)}
-    return Usage(**counts, tool_calls=tools) if counts or tools else None
+    if tools:
+        facts["tool_calls"] = tools
+    if ALSO in said:
+        facts["also"] = json.loads(said[ALSO])
+    if CHARGED in said:
+        facts["charged_usd"] = said[CHARGED]
+    return Usage.from_dict(facts) if facts else None
 
 
 def _cost_of(said: Mapping[str, Any]) -> Cost | None:

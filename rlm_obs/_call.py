@@ -47,6 +47,7 @@ class Answer:
     """What an answer has said so far; a plain answer fills it at once, a stream chunk by chunk. The last word wins."""
 
     provider: str = "openai"
+    endpoint: str = ""
     model: str | None = None
     response_id: str | None = None
     usage: Usage | None = None
@@ -106,13 +107,13 @@ class Call:
         trackers: tuple[CostTracker, ...],
         operations: tuple[str, ...],
         plugins: Plugins,
-        price: Callable[[Request, Usage], Cost | None],
+        price: Callable[..., Cost | None],
         content: Mapping[str, Any] | None = None,
     ) -> None:
         self.request, self._needs, self._tracer, self._trackers = request, needs, tracer, trackers
         self._operations, self._plugins, self._price, self._content = operations, plugins, price, content
         self._accounts = tuple([t._account for t in trackers])
-        self.answer = Answer(request.provider, captures=content is not None)
+        self.answer = Answer(request.provider, request.endpoint, captures=content is not None)
         self.record: Record | None = None
         self.ended = False
         self._hold: Hold | None = None
@@ -254,7 +255,7 @@ class Call:
         self._content = None
 
     def _conclude(self, status: CallStatus, error: str | None, duration_s: float) -> None:
-        cost = None if status == "refused" else _held_back("price", self._cost, status, error)
+        cost = None if status == "refused" else _held_back("price", self._cost, status, error, duration_s)
         if status == "refused":
             cost = Cost(total=NONE, source="not sent")
             self.start()  # a refused call is a span too, so that a trace shows why it stopped
@@ -264,11 +265,11 @@ class Call:
             _held_back(f"{name}.call_finished", function, *(record for _ in wanted))
         self._end_span(record)
 
-    def _cost(self, status: CallStatus, error: str | None) -> Cost | None:
+    def _cost(self, status: CallStatus, error: str | None, duration_s: float) -> Cost | None:
         answer = self.answer
         usage = answer.usage
         if usage is not None:
-            return self._price(self._answered(), usage)
+            return self._price(self._answered(), usage, duration_s)
         if answer.http_status is not None and answer.http_status >= 400:
             return Cost(total=NONE, source="status")
         if (

@@ -93,11 +93,13 @@ def call_starting(request: Request) -> None:
 
 
 @hookspec(firstresult=True)
-def price(request: Request, usage: Usage) -> Cost | None:
+def price(request: Request, usage: Usage, duration_s: float | None) -> Cost | None:
     """Price one call: before it (for the reservation, with the most it can use) and after it, with what it used.
 
-    After the call `request.model` is the answered model and `request.params["service_tier"]` the answered tier.
-    Return: a Cost in US dollars, or None to let the next plugin answer; the user's overrides come first, built-ins last.
+    After the call `request.model` is the answered model and `request.params["service_tier"]` the answered tier;
+    `duration_s` is how long it took, None before it.
+    Return: a Cost in US dollars, or None to let the next plugin answer; the host's own charge and the user's prices
+    come first, built-ins last.
     Raises: logged once per plugin, counted, taken as None. Speed: no I/O, a few microseconds; it runs inside the call.
     Since: 0.1. Example: `plugins/rlm-obs-example`.
     """

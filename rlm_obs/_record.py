@@ -58,29 +58,76 @@ class Request:
 class Usage:
     """What one answer says it used. `None` is "not said"; each part is included in its total.
 
-    Tokens, except `characters`, `seconds` (of audio), `images` and `tool_calls` (hosted tools by name, in calls).
-    `input_tokens` counts all of them, cached and written to the cache too; `output_tokens` counts reasoning too.
+    Tokens, except `characters`, `seconds` (of audio or video), `images` and `tool_calls` (hosted tools by name, in calls).
+    `input_tokens` counts all of them, cached and written to the cache too; `output_tokens` counts reasoning and
+    predictions too, of which `rejected_prediction_tokens` are billed although nobody sees them.
+    `cache_write_long_tokens` are those written for longer than the shortest time (12 hours at OpenAI, 1 at Anthropic).
+    `also` is what other models used within the same call, by their names: an image drawn in a response.
+    `charged_usd` is the host's own charge, in US dollars, where its answer says one.
     """
 
     input_tokens: int | None = None
     cached_input_tokens: int | None = None
     cache_write_tokens: int | None = None
+    cache_write_long_tokens: int | None = None
     output_tokens: int | None = None
     reasoning_tokens: int | None = None
+    accepted_prediction_tokens: int | None = None
+    rejected_prediction_tokens: int | None = None
     input_audio_tokens: int | None = None
+    cached_audio_tokens: int | None = None
     output_audio_tokens: int | None = None
     input_image_tokens: int | None = None
+    cached_image_tokens: int | None = None
     output_image_tokens: int | None = None
+    trained_tokens: int | None = None
     characters: int | None = None
     seconds: float | None = None
     images: int | None = None
     tool_calls: Mapping[str, int] = field(default_factory=dict)
+    also: Mapping[str, Usage] = field(default_factory=dict)
+    charged_usd: Decimal | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is known as a JSON-ready dict; what is not said is left out."""
-        said = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
-        said["tool_calls"] = dict(self.tool_calls)
-        return said if self.tool_calls else {k: v for k, v in said.items() if k != "tool_calls"}
+        said = {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None and v != {}}
+        if self.tool_calls:
+            said["tool_calls"] = dict(self.tool_calls)
+        if self.also:
+            said["also"] = {model: usage.to_dict() for model, usage in self.also.items()}
+        if self.charged_usd is not None:
+            said["charged_usd"] = format(self.charged_usd, "f")
+        return said
+
+    def plus(self, other: Usage) -> Usage:
+        """Return what both used together; what neither says stays unsaid."""
+        sums: dict[str, Any] = {}
+        for name in (f.name for f in fields(self)):
+            mine, its = getattr(self, name), getattr(other, name)
+            if isinstance(mine, Mapping):
+                sums[name] = _both(mine, its)
+            else:
+                sums[name] = mine if its is None else its if mine is None else mine + its
+        return Usage(**sums)
+
+    @classmethod
+    def from_dict(cls, said: Mapping[str, Any]) -> Usage:
+        """Return the usage that `to_dict` wrote; fields of a later version are left out."""
+        known = {f.name: said[f.name] for f in fields(cls) if f.name in said}
+        if "also" in known:
+            known["also"] = {model: cls.from_dict(used) for model, used in known["also"].items()}
+        if "charged_usd" in known:
+            known["charged_usd"] = Decimal(known["charged_usd"])
+        return cls(**known)
+
+
+def _both(mine: Mapping[str, Any], its: Mapping[str, Any]) -> dict[str, Any]:
+    """Return two mappings of counts, or of usages, as one."""
+    joined = dict(mine)
+    for name, value in its.items():
+        had = joined.get(name)
+        joined[name] = value if had is None else had.plus(value) if isinstance(had, Usage) else had + value
+    return joined
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -95,9 +95,15 @@ class Settings(BaseSettings):
     prices: Path | dict[str, dict[str, Decimal | str]] | None = Field(
         default=None, description="Your own prices: a TOML or JSON file, or a mapping; US dollars per million tokens."
     )
-    hosts: Annotated[dict[str, str], NoDecode] = Field(
+    hosts: Annotated[dict[str, str | dict[str, Decimal | str]], NoDecode] = Field(
         default_factory=dict,
-        description='Who bills for a host: {"localhost:11434": "free", "llm.acme.example": "openai"}.',
+        description='Who bills for a host: {"localhost:11434": "free", "llm.acme.example": "openai", '
+        '"gpu.acme.example": {"per_hour": 2.5}}; prices are as those of a model.',
+    )
+    azure_deployments: Annotated[dict[str, str], NoDecode] = Field(
+        default_factory=dict,
+        description='What is behind the names of Azure deployments: {"chat": "gpt-4o", "chat-eu": "gpt-4o@data-zone", '
+        '"own": "gpt-4o@provisioned"}; needed where the answer names no model, or the price is not the global one.',
     )
     stream_usage: Literal["auto", "always", "never"] = Field(
         default="auto",
@@ -176,13 +182,14 @@ class Settings(BaseSettings):
             pass  # said below
         raise ValueError('give a list of regular expressions, in a variable as JSON: ["ACME-[0-9]{6}"]')
 
-    @field_validator("hosts", mode="before")
+    @field_validator("hosts", "azure_deployments", mode="before")
     @classmethod
-    def _json(cls, value: object) -> object:
+    def _json(cls, value: object, info: ValidationInfo) -> object:
         try:
-            return json.loads(value) if isinstance(value, str) else value
+            return json.loads(value, parse_float=Decimal) if isinstance(value, str) else value
         except ValueError:
-            raise ValueError('give JSON, such as {"localhost:11434": "free"}') from None
+            example = '{"localhost:11434": "free"}' if info.field_name == "hosts" else '{"chat": "gpt-4o"}'
+            raise ValueError(f"give JSON, such as {example}") from None
 
     @field_validator("*", mode="before")  # the last validator is the first to run
     @classmethod

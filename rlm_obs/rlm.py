@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -113,14 +114,4 @@ def _cost_of(records: list[Record]) -> Decimal | None:
 
 def _usage_of(records: list[Record]) -> Usage:
     """Add up what the calls have used; a count that no answer said stays None."""
-    sums: dict[str, Any] = {}
-    for usage in (r.usage for r in records if r.usage is not None):
-        for one in fields(Usage):
-            said = getattr(usage, one.name)
-            if said is not None and one.name != "tool_calls":
-                sums[one.name] = sums.get(one.name, 0) + said
-    tools: dict[str, int] = {}
-    for usage in (r.usage for r in records if r.usage is not None):
-        for tool, calls in usage.tool_calls.items():
-            tools[tool] = tools.get(tool, 0) + calls
-    return Usage(**sums, tool_calls=tools)
+    return functools.reduce(Usage.plus, (r.usage for r in records if r.usage is not None), Usage())

@@ -27,12 +27,15 @@ from rlm_obs.testing import Answer, SpanList, fake_openai
 COUNTS = st.none() | st.integers(0, 10**12)
 AMOUNTS = st.none() | st.decimals(0, 10**6, allow_nan=False)
 TEXTS = st.none() | st.text(min_size=1, max_size=20)
-USAGES = st.none() | st.builds(
-    Usage,
-    **{f.name: COUNTS for f in dataclasses.fields(Usage) if f.name not in ("tool_calls", "seconds")},
-    seconds=st.none() | st.floats(0, 1e9),
-    tool_calls=st.dictionaries(st.text(min_size=1, max_size=10), st.integers(1, 1000), max_size=3),
-).filter(lambda usage: usage.to_dict())
+OTHERS = ("tool_calls", "seconds", "also", "charged_usd")
+PARTS: dict[str, Any] = {
+    **{f.name: COUNTS for f in dataclasses.fields(Usage) if f.name not in OTHERS},
+    "seconds": st.none() | st.floats(0, 1e9),
+    "tool_calls": st.dictionaries(st.text(min_size=1, max_size=10), st.integers(1, 1000), max_size=3),
+    "charged_usd": st.none() | st.decimals(0, 10**6, allow_nan=False),
+}
+ALSO = st.dictionaries(st.text(max_size=10), st.builds(Usage, **PARTS), max_size=2)
+USAGES = st.none() | st.builds(Usage, **PARTS, also=ALSO).filter(lambda usage: usage.to_dict())
 COSTS = st.none() | st.builds(
     Cost,
     total=st.decimals(0, 10**6, allow_nan=False),

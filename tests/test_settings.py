@@ -32,6 +32,7 @@ FIELDS: dict[str, tuple[str, str, Any, Any, Any]] = {
         "prices.toml",
         Path("prices.toml"),
     ),
+    "azure_deployments": ('{"a": "gpt-4o"}', '{ "a" = "gpt-4o" }', {"a": "gpt-4o"}, {"a": "o3"}, {"a": "o3"}),
     "hosts": ('{"h:1": "free"}', '{ "h:1" = "free" }', {"h:1": "free"}, {"h:1": "openai"}, {"h:1": "openai"}),
     "stream_usage": ("always", '"always"', "always", "never", "never"),
     "threads": ("0", "false", False, True, True),

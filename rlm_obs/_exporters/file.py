@@ -134,7 +134,7 @@ def _record_from(line: Mapping[str, Any]) -> Record:
     said = {"model": None, "requested_model": None} | {f.name: line[f.name] for f in fields(Record) if f.name in line}
     usage, cost = said.get("usage"), said.get("cost")
     if usage is not None:
-        said["usage"] = Usage(**{f.name: usage[f.name] for f in fields(Usage) if f.name in usage})
+        said["usage"] = Usage.from_dict(usage)
     if cost is not None:
         parts = {part: Decimal(cost[part]) for part in _attributes.COST_PARTS if part in cost}
         said["cost"] = Cost(**parts, source=cost["source"], caveats=tuple(cost["caveats"]))

@@ -19,7 +19,7 @@ from rlm_obs._hookspecs import hookimpl
 from rlm_obs._instrument import content
 from rlm_obs._instrument.gate import Asked, Gate
 from rlm_obs._instrument.joined import Joined
-from rlm_obs._pricing import context_window, model_limits, provider_of, read_usage
+from rlm_obs._pricing import context_window, model_limits, provider_of, read_answer
 from rlm_obs._record import Request
 from rlm_obs._runtime import InForce
 from rlm_obs._settings import Settings
@@ -116,12 +116,19 @@ class OpenAIReader:
         body = _body(options)
         known = self._known(client, holds)
         model = body.get("model")
+        params = {name: value for name, value in body.items() if name in PARAMS and isinstance(value, SCALARS)}
+        if known.provider == "azure.ai.openai" and isinstance(model, str):
+            params["deployment"] = model
+        if "background_options" in body:
+            window = _fields(body["background_options"]).get("completion_window")
+            if isinstance(window, str):
+                params["completion_window"] = window
         request = Request(
             provider=known.provider,
             endpoint=path,
             operation=endpoint.operation,
             model=model if isinstance(model, str) else None,
-            params={name: value for name, value in body.items() if name in PARAMS and isinstance(value, SCALARS)},
+            params=params,
             streamed=stream,
             base_url=known.base_url,
             attributes=holds.attributes,
@@ -218,9 +225,9 @@ class OpenAIReader:
             value = said.get(name)
             if value and isinstance(value, str):
                 setattr(into, attribute, value)
-        usage = said.get("usage")
-        if usage is not None:
-            into.usage = read_usage(usage, into.provider, said.get("tool_usage")) or into.usage
+        used = read_answer(said, into.provider, into.endpoint)
+        if used is not None:
+            into.usage = used
 
     def only_usage(self, event: Any) -> bool:
         return isinstance(event, Mapping) and event.get("choices") == [] and isinstance(event.get("usage"), Mapping)

@@ -9,6 +9,7 @@ from rlm_obs._pricing.limits import context_window, model_limits
 from rlm_obs._pricing.overrides import Overrides
 from rlm_obs._pricing.rates import Rates
 from rlm_obs._pricing.usage import read_tools, read_usage
+from rlm_obs._pricing.whole import read_answer
 
 __all__ = [
     "Chain",
@@ -20,6 +21,7 @@ __all__ = [
     "price",
     "price_answer",
     "provider_of",
+    "read_answer",
     "read_tools",
     "read_usage",
 ]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from rlm_obs._guard import say_once
 from rlm_obs._pricing import plugin
+from rlm_obs._pricing.finding import discounted
 from rlm_obs._record import Cost, Request, Usage
 
 if TYPE_CHECKING:
@@ -14,22 +16,29 @@ if TYPE_CHECKING:
 
 #: After so many unknown models nothing more is said: made-up names shall fill neither log nor memory.
 MOST_SAID = 256
+NOBODY = 'The setting hosts says who bills at {0!r}: "free", a provider, or prices by the token or hour.'
 
 
 class Chain:
-    """The prices of a process. Raises ConfigError where the settings' `prices` or `hosts` are wrong."""
+    """The prices of a process. Raises ConfigError where the settings' prices, hosts or deployments are wrong."""
 
     def __init__(self, plugins: Plugins) -> None:
         plugin.use(plugins.settings)
         self._plugins = plugins
         self._said: set[tuple[str, str]] = set()
 
-    def price(self, request: Request, usage: Usage) -> Cost | None:
-        """Return the first answer of the `price` hooks, or None: then the log says, once per model, how to price it."""
-        cost: Cost | None = self._plugins.first("price", request=request, usage=usage)
-        if cost is None and usage.to_dict():
-            self._say(request)
-        return cost
+    def price(self, request: Request, usage: Usage, duration_s: float | None = None) -> Cost | None:
+        """Return the first answer of the `price` hooks, less the user's discount.
+
+        None is "nobody knows": then the log says, once per model, how to price it. `duration_s` is None before the call.
+        """
+        cost: Cost | None = self._plugins.first("price", request=request, usage=usage, duration_s=duration_s)
+        if cost is None:
+            if usage.to_dict():
+                self._say(request)
+            return None
+        overrides = plugin.stated().overrides
+        return cost if overrides is None else discounted(cost, request, overrides)
 
     def _say(self, request: Request) -> None:
         model = request.model
@@ -37,13 +46,15 @@ class Chain:
             return
         self._said.add((request.provider, model))
         tier = request.params.get("service_tier")
+        declared = not request.base_url or plugin.stated().host(request.base_url).declared
         say_once(
             f"no price {request.provider} {model}",
-            "no price is known for %r (%s%s): its calls cost an unknown amount, which is not 0. "
+            "no price is known for %r (%s%s): its calls cost an unknown amount, which is not 0. %s"
             "Give it in the file that RLM_OBS_PRICES names, in US dollars per million tokens:\n[%s]\n%s",
             model,
             request.provider,
             f", service tier {tier!r}" if isinstance(tier, str) else "",
+            "" if declared else f"{NOBODY.format(urlsplit(request.base_url).netloc)} ",
             json.dumps(model, ensure_ascii=False),  # a TOML key in quotes
             "input = 1.00\noutput = 4.00",
         )

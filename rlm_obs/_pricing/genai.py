@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rlm_obs._pricing import matching
 from rlm_obs._pricing.listed import rates_of
 from rlm_obs._pricing.rates import Rates
+from rlm_obs._pricing.rules import ruled
 
 if TYPE_CHECKING:
     from genai_prices.data_snapshot import DataSnapshot
@@ -37,6 +38,8 @@ IDS = {
 }
 DAY_S, EPOCH = 86_400, datetime(1970, 1, 1, tzinfo=UTC).toordinal()
 WEEKEND = "peak rate taken, weekends may be cheaper"
+#: Peak hours that hold from Monday to Friday only, which the data does not say: provider, hour of their beginning.
+WEEKDAYS_ONLY = frozenset({("deepseek", 1), ("deepseek", 6)})
 
 _lock = threading.Lock()
 _get_snapshot: Callable[[], DataSnapshot] | None = None
@@ -54,9 +57,15 @@ class _Clock:
         self.model, self.provider, self.context = model, provider, context
 
     def at(self, when: datetime) -> Rates | None:
-        peak = any(c is not None and _timed(c) and c.active(when) for c in _constraints(self.model))
-        caveats = (WEEKEND,) if peak and when.weekday() >= 5 else ()
-        return rates_of(self.model, self.provider, self.model.get_prices(when, self.context), caveats)
+        caveats: tuple[str, ...] = ()
+        if when.weekday() >= 5:
+            peaks = [c for c in _constraints(self.model) if c is not None and _timed(c) and c.active(when)]
+            if any([(self.provider.id, c.start_time.hour) in WEEKDAYS_ONLY for c in peaks]):
+                when = when.replace(hour=12)
+            elif peaks:
+                caveats = (WEEKEND,)
+        rates = rates_of(self.model, self.provider, self.model.get_prices(when, self.context), caveats)
+        return ruled(rates, self.provider.id, self.model.id)
 
 
 def source() -> str:
@@ -154,7 +163,7 @@ def _look_up(data: DataSnapshot, provider: str, name: str, tier: str | None, whe
             return None
     if any(_timed(constraint) for constraint in _constraints(model)):
         return _Clock(model, listed, context)
-    return rates_of(model, listed, model.get_prices(when, context))
+    return ruled(rates_of(model, listed, model.get_prices(when, context)), listed.id, model.id)
 
 
 def _variant(model: ModelInfo, tier: str, when: datetime) -> dict[str, str] | None:

@@ -6,13 +6,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 from urllib.parse import urlsplit
 
+from rlm_obs._pricing.overrides import rates_of
+from rlm_obs._pricing.rates import Rates
 from rlm_obs.errors import ConfigError
 
 FREE = "free"
 ASSUMED = "host assumed to bill like {0}"
-REGIONAL = "the uplift of regional hosts is not counted"
 AZURE = (".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com")
 #: genai-prices' ids -> OpenTelemetry's names, where they are not the same; the others stay as they are.
 NAMES = {
@@ -23,6 +25,8 @@ NAMES = {
     "moonshotai": "moonshot_ai",
     "x-ai": "x_ai",
 }
+#: What the setting `hosts` says: host -> "free", a provider, or prices.
+Hosts = Mapping[str, "str | Mapping[str, Any]"]
 #: Names that need no look into the price data.
 COMMON = frozenset({"openai", "anthropic", "cohere", "deepseek", "groq", "openrouter", "perplexity", "together"})
 
@@ -32,6 +36,7 @@ class Host:
     """Who answers at a base URL: `provider` by OpenTelemetry's name, `bills_like` by that of the price list.
 
     `declared` is False for a host that nobody knows: an OpenAI model there is priced as OpenAI's, and `caveat` says so.
+    `rates` are the host's own, whatever the model; `regional` is one of OpenAI's hosts that add to newer models' prices.
     """
 
     provider: str
@@ -39,32 +44,38 @@ class Host:
     declared: bool = True
     free: bool = False
     caveat: str | None = None
+    regional: bool = False
+    rates: Rates | None = None
 
 
 OPENAI = Host("openai", "openai")
 UNKNOWN = Host("openai", "openai", declared=False, caveat=ASSUMED.format("openai"))
 
 
-def provider_of(base_url: str, hosts: Mapping[str, str] | None = None) -> Host:
+def provider_of(base_url: str, hosts: Hosts | None = None) -> Host:
     """Return who answers at `base_url`: as the setting `hosts` says, else by its name; kept, so it costs a microsecond.
 
     Loopback and private hosts are like any other that nobody declared: priced as OpenAI's only for OpenAI's models, and
     with a caveat. Raises ConfigError for a `hosts` that cannot be.
     """
-    return _known(base_url, tuple(hosts.items()) if hosts else ())
+    return _known(base_url, tuple([(key, _frozen(bills)) for key, bills in hosts.items()]) if hosts else ())
 
 
-def check(hosts: Mapping[str, str]) -> None:
-    """Raise ConfigError where a key is not host[:port], or a value neither "free" nor a provider's name."""
+def check(hosts: Hosts) -> None:
+    """Raise ConfigError where a key is not host[:port], or a value not "free", a provider's name, or prices."""
     for host, bills in hosts.items():
         name, _ = _split(f"//{host}")
         if not name or "/" in host or "@" in host:
             raise ConfigError(f'hosts: {host!r} is no host: give it as "localhost:11434" or "llm.acme.example"')
-        _declared(host, bills)
+        _declared(host, _frozen(bills))
+
+
+def _frozen(bills: str | Mapping[str, Any]) -> Any:
+    return tuple(bills.items()) if isinstance(bills, Mapping) else bills
 
 
 @lru_cache(maxsize=1024)
-def _known(base_url: str, hosts: tuple[tuple[str, str], ...]) -> Host:
+def _known(base_url: str, hosts: tuple[tuple[str, Any], ...]) -> Host:
     name, port = _split(base_url)
     declared = {_split(f"//{key}"): bills for key, bills in hosts}
     for key in ((name, port), (name, None)):
@@ -73,7 +84,7 @@ def _known(base_url: str, hosts: tuple[tuple[str, str], ...]) -> Host:
     if name == "api.openai.com":
         return OPENAI
     if name.endswith(".api.openai.com"):
-        return Host("openai", "openai", caveat=REGIONAL)
+        return Host("openai", "openai", regional=True)
     if name.endswith(AZURE):
         return Host("azure.ai.openai", "azure")
     listed = _listed(name, base_url) if "." in name and not re.fullmatch(r"[\d.]+|.*:.*", name) else None
@@ -83,15 +94,17 @@ def _known(base_url: str, hosts: tuple[tuple[str, str], ...]) -> Host:
     return Host("gcp.vertex_ai" if vertex else NAMES.get(listed, listed), listed)
 
 
-def _declared(host: str, bills: str) -> Host:
+def _declared(host: str, bills: Any) -> Host:
     if bills == FREE:
         return Host("openai", "openai", free=True)
+    if isinstance(bills, tuple):
+        return Host("openai", "openai", rates=rates_of(dict(bills), "hosts", host))
     listed = _provider(bills) if isinstance(bills, str) else None
     if listed is None:
         from rlm_obs._settings import near
 
         known = {FREE, *COMMON, *NAMES.values()}
-        raise ConfigError(f'hosts: {host!r} = {bills!r} is neither "free" nor a provider{near(str(bills), known)}')
+        raise ConfigError(f'hosts: {host!r} = {bills!r} is not "free", a provider or prices{near(str(bills), known)}')
     return Host(NAMES.get(listed, listed), listed)
 
 

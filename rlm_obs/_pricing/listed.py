@@ -18,6 +18,7 @@ KEYS = {
     "input_mtok": "input",
     "cache_read_mtok": "cached_input",
     "cache_write_mtok": "cache_write",
+    "cache_write_1h_mtok": "cache_write_long",
     "output_mtok": "output",
     "output_reasoning_mtok": "reasoning",
     "input_audio_mtok": "input_audio",
@@ -52,8 +53,9 @@ def rates_of(model: ModelInfo, provider: Provider, price: ModelPrice, caveats: t
         flat = {key: _at(value, start) for key, value in prices.items()}
         hour = flat.get("input_audio_hours", flat.get("audio_hours"))
         calls = flat.get("requests_kcount")
+        rates: dict[str, Any] = {ours: EXACT.divide(flat[key], MILLION) for key, ours in KEYS.items() if key in flat}
         return Rates(
-            **{ours: EXACT.divide(flat[key], MILLION) for key, ours in KEYS.items() if key in flat},
+            **rates,
             audio_hour=hour,
             per_call=None if calls is None else EXACT.divide(calls, THOUSAND),
             tools={name: EXACT.divide(flat[key], THOUSAND) for key, name in TOOLS.items() if key in flat},

@@ -17,6 +17,8 @@ SNAPSHOT = re.compile(
 NAMESPACE = re.compile(r"(?:[a-z0-9-]+[./])*")
 COMPACT_DATE = re.compile(r"-(20\d\d)(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(?=-|:|$)")
 MODERATION = re.compile(r"(?:omni|text)-moderation(?:-(?:latest|stable|\d{3}|20\d\d-\d\d-\d\d))?")
+#: Names under which a model is sold, where the list has another one of it.
+ALIASES = {"computer-use-preview": "computer-use"}
 #: Open weights on OpenAI's list "imported from OpenRouter": OpenAI does not sell them, whoever serves them bills them.
 NOT_SOLD = ("gpt-oss",)
 
@@ -32,6 +34,8 @@ def find(provider: Provider, name: str, everyone: Iterable[Provider] = ()) -> Mo
     base, never the base's own.
     """
     name = name.strip().lower().removeprefix("models/")
+    alias = next((one for one in ALIASES if name.startswith(one) and SNAPSHOT.fullmatch(name[len(one) :])), None)
+    name = name if alias is None else ALIASES[alias]
     for spelled in dict.fromkeys((name, COMPACT_DATE.sub(r"-\1-\2-\3", name))):
         for listed in (provider, *_fallbacks(provider, everyone)):
             if listed.id == "openai" and spelled.startswith(NOT_SOLD):

@@ -21,6 +21,7 @@ PER_MILLION = {
     "input": "input",
     "cached_input": "cached_input",
     "cache_write": "cache_write",
+    "cache_write_long": "cache_write_long",
     "output": "output",
     "reasoning": "reasoning",
     "input_audio": "input_audio",
@@ -30,9 +31,12 @@ PER_MILLION = {
     "cached_image": "cached_image",
     "output_image": "output_image",
     "characters": "character",
+    "training": "training",
 }
-#: The keys in dollars per one.
-PER_ONE = ("per_call", "per_second")
+#: The keys in dollars per one: a call, a second of audio or video, an image, an hour of the time that the call takes.
+PER_ONE = ("per_call", "per_second", "per_image", "per_hour")
+#: The table of discounts, which is no model.
+DISCOUNT = "discount"
 SNAPSHOT = re.compile(r"-(?:20\d\d-\d\d-\d\d|20\d{6}|\d{4})$")
 MOST = 4096
 SOURCE = "override"
@@ -45,9 +49,13 @@ class Overrides:
         self._exact: dict[str, Rates] = {}
         self._prefixes: dict[str, Rates] = {}
         self._found: dict[tuple[str, str], Rates | None] = {}
+        self.discounts: dict[str, Decimal] = {}
         if not isinstance(prices, Mapping):
             raise ConfigError(f'{where}: give a table per model, such as {{"a-model": {{"input": 1, "output": 4}}}}')
         for name, given in prices.items():
+            if name == DISCOUNT:
+                self.discounts = _discounts(given, where)
+                continue
             folded = str(name).strip().casefold()
             table = self._prefixes if folded.endswith("*") else self._exact
             key = folded.removesuffix("*")
@@ -55,7 +63,7 @@ class Overrides:
                 raise ConfigError(f"{where}: a model has no name")
             if key in table:
                 raise ConfigError(f"{where}: the model {name!r} is priced twice")
-            table[key] = _rates(given, where, str(name))
+            table[key] = rates_of(given, where, str(name))
 
     @classmethod
     def read(cls, prices: Overrides | Mapping[str, Mapping[str, Any]] | Path | str | None) -> Overrides | None:
@@ -99,6 +107,15 @@ class Overrides:
                 self._found[key] = found
             return found
 
+    def discount(self, provider: str, model: str) -> Decimal | None:
+        """Return the share that is taken off a list's price: of the model, else of its provider, else of everything."""
+        provider, model = provider.casefold(), model.strip().casefold()
+        for name in (model, SNAPSHOT.sub("", model)):
+            for key in (f"{provider}/{name}", name):
+                if key in self.discounts:
+                    return self.discounts[key]
+        return self.discounts.get(provider, self.discounts.get("*"))
+
     def _look_up(self, provider: str, model: str) -> Rates | None:
         for name in (model, SNAPSHOT.sub("", model)):
             for key in (f"{provider}/{name}", name):
@@ -114,7 +131,8 @@ class Overrides:
         return chosen
 
 
-def _rates(given: object, where: str, model: str) -> Rates:
+def rates_of(given: object, where: str, model: str) -> Rates:
+    """Return the rates of one table of prices. Raises ConfigError that names the key and its value."""
     if not isinstance(given, Mapping) or not given:
         raise ConfigError(f'{where}: {model!r} = {given!r}: give its prices, such as {{"input": 1.0, "output": 4.0}}')
     amounts: dict[str, Decimal] = {}
@@ -131,11 +149,30 @@ def _rates(given: object, where: str, model: str) -> Rates:
     rates: dict[str, Any] = {
         ours: EXACT.divide(amounts[key], MILLION) for key, ours in PER_MILLION.items() if key in amounts
     }
-    if "per_call" in amounts and not rates:
-        rates = {"input": Decimal(0), "output": Decimal(0)}  # the call is the price, its tokens are free
+    if ("per_call" in amounts or "per_hour" in amounts) and not rates:
+        rates = {"input": Decimal(0), "output": Decimal(0)}  # the call or its time is the price, its tokens are free
     second = amounts.get("per_second")
     return Rates(
         **rates,
         per_call=amounts.get("per_call"),
+        per_hour=amounts.get("per_hour"),
+        image=amounts.get("per_image"),
         audio_hour=None if second is None else EXACT.multiply(second, HOUR),
     )
+
+
+def _discounts(given: object, where: str) -> dict[str, Decimal]:
+    """Return the shares that are taken off: {"*": 0.1, "openai": "15%", "openai/gpt-4o": 0.2}."""
+    if not isinstance(given, Mapping):
+        raise ConfigError(f'{where}: discount = {given!r}: give a table, such as {{"openai": 0.15}} for 15% off')
+    shares = {}
+    for name, value in given.items():
+        text = str(value).strip()
+        percent = text.endswith("%")
+        share = dollars(text.removesuffix("%"), f"{where}: discount: {name!r}")
+        if percent:
+            share = EXACT.divide(share, Decimal(100))
+        if share > 1:
+            raise ConfigError(f'{where}: discount: {name!r} = {value!r}: give the share taken off: 0.15, or "15%"')
+        shares[str(name).strip().casefold()] = share
+    return shares

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from decimal import Context, Decimal
 from typing import TYPE_CHECKING
 
@@ -20,15 +21,32 @@ FINEST = Decimal("1e-15")
 PARTS_EXCEED = "the parts of the {0} exceed its total"
 AUDIO_AS_TEXT = "the price list has no audio rate for the model; its audio is priced as text"
 CACHE_SPLIT = "the answer does not say which part of the cache was text, audio or images"
+CONTAINER = "container time not in the answer"
+SEARCH_CONTENT = "{0} input tokens a search are billed for its content, which the usage does not show"
+LONG_WRITE = "there is no rate for what is kept longer in the cache; the shorter time's is taken"
+NO_TIME = "the time that the call takes is not known; a second is counted"
+#: Tools that run in a container, which is billed by its time, never by the call.
+IN_CONTAINER = frozenset({"code_interpreter", "shell"})
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One product of a cost: `count` of `what`, at `rate` US dollars each, are `usd`."""
+
+    what: str
+    count: Decimal
+    rate: Decimal
+    usd: Decimal
 
 
 class _Sum:
     """Adds up the parts of one cost, and remembers what had a rate and what had none."""
 
-    def __init__(self, caveats: tuple[str, ...]) -> None:
+    def __init__(self, caveats: tuple[str, ...], lines: list[Line] | None) -> None:
         self.notes = list(caveats)
         self.missing: list[str] = []
         self.priced = False
+        self.lines = lines
 
     def of(self, count: int, rate: Decimal | None, what: str) -> Decimal:
         """Return count x rate; a count without a rate is remembered by its name."""
@@ -37,34 +55,45 @@ class _Sum:
         if rate is None:
             self.missing.append(what)
             return ZERO
+        return self.add(Decimal(count), rate, what, EXACT.multiply(rate, count))
+
+    def add(self, count: Decimal, rate: Decimal, what: str, usd: Decimal) -> Decimal:
         self.priced = True
-        return EXACT.multiply(rate, count)
+        if self.lines is not None:
+            self.lines.append(Line(what, count, rate, usd))
+        return usd
 
     def note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
 
 
-def in_full(rates: Rates, usage: Usage, source: str, caveats: tuple[str, ...]) -> Cost | None:
-    """Price a usage with anything beyond text and cache in it, or one that does not say everything."""
-    tokens = usage.input_tokens is not None or usage.output_tokens is not None
-    alone = (usage.seconds, usage.characters, usage.images)
-    parts = (usage.cached_input_tokens, usage.cache_write_tokens, usage.input_audio_tokens, usage.input_image_tokens)
-    said = tokens or usage.tool_calls or any(n is not None for n in (*alone, *parts))
-    if not said and usage.output_audio_tokens is None and usage.output_image_tokens is None:
+def in_full(
+    rates: Rates,
+    usage: Usage,
+    source: str,
+    caveats: tuple[str, ...],
+    duration_s: float | None = None,
+    lines: list[Line] | None = None,
+) -> Cost | None:
+    """Price a usage with anything beyond text and cache in it, or one that does not say everything.
+
+    Each product that the cost is made of is appended to `lines`.
+    """
+    if not _says_something(usage) and rates.per_hour is None:
         return None
-    sums = _Sum(caveats)
+    tokens = usage.input_tokens is not None or usage.output_tokens is not None
+    sums = _Sum(caveats, lines)
     fresh, cached, written = _input(rates, usage, sums)
     if usage.characters and (rates.character is not None or not tokens):
         fresh = EXACT.add(fresh, sums.of(usage.characters, rates.character, "characters"))
     if usage.seconds and (rates.audio_hour is not None or not tokens):
         fresh = EXACT.add(fresh, _seconds(rates, usage.seconds, sums))
-    if usage.images and not tokens:
-        sums.missing.append("images")
+    fresh = EXACT.add(fresh, sums.of(usage.trained_tokens or 0, rates.training, "trained tokens"))
     output = _output(rates, usage, sums)
-    tools = rates.per_call or ZERO
-    for name, calls in usage.tool_calls.items():
-        tools = EXACT.add(tools, sums.of(calls, rates.tools.get(name), f"{name} calls"))
+    if usage.images and not tokens:
+        output = EXACT.add(output, sums.of(usage.images, rates.image, "images"))
+    tools = _tools(rates, usage, sums, duration_s)
     if sums.missing and not sums.priced:
         return None
     for what in sums.missing:
@@ -86,19 +115,65 @@ def in_full(rates: Rates, usage: Usage, source: str, caveats: tuple[str, ...]) -
     )
 
 
+def _says_something(usage: Usage) -> bool:
+    said = (
+        usage.input_tokens,
+        usage.output_tokens,
+        usage.cached_input_tokens,
+        usage.cache_write_tokens,
+        usage.input_audio_tokens,
+        usage.input_image_tokens,
+        usage.output_audio_tokens,
+        usage.output_image_tokens,
+        usage.trained_tokens,
+        usage.seconds,
+        usage.characters,
+        usage.images,
+    )
+    return bool(usage.tool_calls) or any([one is not None for one in said])
+
+
+def _tools(rates: Rates, usage: Usage, sums: _Sum, duration_s: float | None) -> Decimal:
+    """Return what hosted tools cost, and what is billed by the call or by its time."""
+    cost = ZERO
+    if rates.per_call is not None:
+        cost = sums.add(Decimal(1), rates.per_call, "call", rates.per_call)
+    if rates.per_hour is not None:
+        if duration_s is None:
+            sums.note(NO_TIME)  # and never 0, or a budget that is used up would let it pass
+        took = Decimal(1) if duration_s is None else Decimal(str(duration_s))
+        cost = EXACT.add(cost, _by_time(took, rates.per_hour, "seconds of the call", sums))
+    for name, calls in usage.tool_calls.items():
+        rate = rates.tools.get(name)
+        if rate is None and name in IN_CONTAINER:
+            sums.note(CONTAINER)
+            continue
+        cost = EXACT.add(cost, sums.of(calls, rate, f"{name} calls"))
+        if name == "web_search" and rates.search_tokens:
+            cost = EXACT.add(cost, sums.of(calls * rates.search_tokens, rates.input, "input tokens of search content"))
+            sums.note(SEARCH_CONTENT.format(f"{rates.search_tokens:,}"))
+    return cost
+
+
 def _input(rates: Rates, usage: Usage, sums: _Sum) -> tuple[Decimal, Decimal, Decimal]:
     """Return what the fresh, the cached and the written input cost.
 
-    An answer does not say how much of the cache was audio or images: text is taken first, so they share no more than
-    the total forces them to. genai-prices wants that overlap named (`cache_audio_read_tokens`) or refuses.
+    Most answers do not say how much of the cache was audio or images: there text is taken first, so they share no more
+    than the total forces them to. genai-prices wants that overlap named (`cache_audio_read_tokens`) or refuses.
     """
     hits, written = usage.cached_input_tokens or 0, usage.cache_write_tokens or 0
     audio, images = usage.input_audio_tokens or 0, usage.input_image_tokens or 0
     parts = hits + written + audio + images
     total = parts if usage.input_tokens is None else usage.input_tokens
     excess = max(parts - total, 0)
-    hit_audio = min(excess, audio, hits)
-    hit_images = min(excess - hit_audio, images, hits - hit_audio)
+    if usage.cached_audio_tokens is None and usage.cached_image_tokens is None:
+        told = False
+        hit_audio = min(excess, audio, hits)
+        hit_images = min(excess - hit_audio, images, hits - hit_audio)
+    else:
+        told = True
+        hit_audio = min(usage.cached_audio_tokens or 0, audio, hits)
+        hit_images = min(usage.cached_image_tokens or 0, images, hits - hit_audio)
     text = total - parts + hit_audio + hit_images
     if text < 0:
         sums.note(PARTS_EXCEED.format("input"))
@@ -113,7 +188,7 @@ def _input(rates: Rates, usage: Usage, sums: _Sum) -> tuple[Decimal, Decimal, De
         (hit_audio, audio, audio_rate, cached_audio),
         (hit_images, images, image_rate, cached_image),
     ):
-        if shared < min(count, hits) and _differ(rates.input, rates.hit, fresh_rate, hit_rate):
+        if not told and shared < min(count, hits) and _differ(rates.input, rates.hit, fresh_rate, hit_rate):
             sums.note(CACHE_SPLIT)
     fresh = EXACT.add(
         sums.of(text, rates.input, "input tokens"),
@@ -129,7 +204,12 @@ def _input(rates: Rates, usage: Usage, sums: _Sum) -> tuple[Decimal, Decimal, De
             sums.of(hit_images, cached_image, "cached image tokens"),
         ),
     )
-    return fresh, cached, sums.of(written, rates.write, "cache write tokens")
+    longer = min(usage.cache_write_long_tokens or 0, written)
+    stored = sums.of(written - longer, rates.write, "cache write tokens")
+    if longer and rates.cache_write_long is None:
+        sums.note(LONG_WRITE)
+    kept = sums.of(longer, own(rates.cache_write_long, rates.write), "cache write tokens, kept longer")
+    return fresh, cached, EXACT.add(stored, kept)
 
 
 def _output(rates: Rates, usage: Usage, sums: _Sum) -> Decimal:
@@ -152,9 +232,12 @@ def _seconds(rates: Rates, seconds: float, sums: _Sum) -> Decimal:
     if rates.audio_hour is None:
         sums.missing.append("seconds of audio")
         return ZERO
-    sums.priced = True
-    billed = EXACT.multiply(rates.audio_hour, max(Decimal(str(seconds)), Decimal(rates.least_seconds)))
-    return EXACT.quantize(EXACT.divide(billed, HOUR), FINEST)
+    return _by_time(max(Decimal(str(seconds)), Decimal(rates.least_seconds)), rates.audio_hour, "seconds", sums)
+
+
+def _by_time(seconds: Decimal, hour: Decimal, what: str, sums: _Sum) -> Decimal:
+    usd = EXACT.quantize(EXACT.divide(EXACT.multiply(hour, seconds), HOUR), FINEST)
+    return sums.add(seconds, EXACT.divide(hour, HOUR), what, usd)
 
 
 def own(*rates: Decimal | None) -> Decimal | None:

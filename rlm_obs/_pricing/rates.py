@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from rlm_obs._pricing.parts import EXACT, ZERO, in_full, own
+from rlm_obs._pricing.parts import EXACT, ZERO, Line, in_full, own
 from rlm_obs._record import Cost, Usage
 
 add, multiply = EXACT.add, EXACT.multiply
@@ -14,19 +14,22 @@ add, multiply = EXACT.add, EXACT.multiply
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """What one model costs, in US dollars: per token, `character`, `audio_hour`, `per_call`, and per call of a tool.
+    """What one model costs, in US dollars: per token, `character`, `image`, `audio_hour`, call, and call of a tool.
 
     None is "has no rate of its own": then a part of the input or output is billed as what it is part of, as
     genai-prices does (`genai_prices/decompose.py`: a usage is billed at its most specific priced unit): cached and
     written tokens as input, audio and images as text. `tiers` are (start, rates): the last whose start is below the
     call's total input reprices the whole call (`genai_prices.types.TieredPrices`). `least_seconds` is the shortest
-    audio that is billed; `caveats` go onto every cost, `cached_caveat` onto those with cached input. `hit` and `write`
-    are what cached and written input cost in the end; `plain` says that text and cache need nothing but a product each.
+    audio that is billed; `per_hour` is of the time that a call takes, on hardware of one's own; `search_tokens` are
+    input tokens that each web search bills beside those of the usage. `caveats` go onto every cost, `cached_caveat`
+    onto those with cached input. `hit` and `write` are what cached and written input cost in the end; `plain` says
+    that text and cache need nothing but a product each.
     """
 
     input: Decimal | None = None
     cached_input: Decimal | None = None
     cache_write: Decimal | None = None
+    cache_write_long: Decimal | None = None
     output: Decimal | None = None
     reasoning: Decimal | None = None
     input_audio: Decimal | None = None
@@ -35,10 +38,14 @@ class Rates:
     input_image: Decimal | None = None
     cached_image: Decimal | None = None
     output_image: Decimal | None = None
+    training: Decimal | None = None
     character: Decimal | None = None
+    image: Decimal | None = None
     audio_hour: Decimal | None = None
     per_call: Decimal | None = None
+    per_hour: Decimal | None = None
     tools: Mapping[str, Decimal] = field(default_factory=dict)
+    search_tokens: int = 0
     least_seconds: int = 0
     tiers: tuple[tuple[int, Rates], ...] = ()
     caveats: tuple[str, ...] = ()
@@ -51,9 +58,26 @@ class Rates:
         object.__setattr__(self, "hit", own(self.cached_input, self.input))
         object.__setattr__(self, "write", own(self.cache_write, self.input))
         text = self.input is not None and self.output is not None
-        object.__setattr__(self, "plain", text and self.reasoning is None and self.per_call is None)
+        by_call = self.per_call is not None or self.per_hour is not None
+        object.__setattr__(self, "plain", text and self.reasoning is None and not by_call)
 
-    def cost(self, usage: Usage, source: str, caveats: tuple[str, ...] = ()) -> Cost | None:
+    def of(self, usage: Usage) -> Rates:
+        """Return the rates that hold for a call of this size: itself, or those above a step of its input."""
+        for start, rates in reversed(self.tiers):
+            if (usage.input_tokens or 0) > start:
+                return rates
+        return self
+
+    def lines(self, usage: Usage, duration_s: float | None = None) -> list[Line]:
+        """Return the products that `cost` adds up, for somebody who wants to check them."""
+        lines: list[Line] = []
+        rates = self.of(usage)
+        in_full(rates, usage, "", (), duration_s, lines)
+        return lines
+
+    def cost(
+        self, usage: Usage, source: str, caveats: tuple[str, ...] = (), duration_s: float | None = None
+    ) -> Cost | None:
         """Return what `usage` costs; None where it says nothing that has a rate ("unknown" is never 0).
 
         Counts are inclusive, so fresh input = input - cached - written - audio - images. Parts that add up to more than
@@ -63,7 +87,7 @@ class Rates:
         if self.tiers and prompt:
             for start, rates in reversed(self.tiers):
                 if prompt > start:
-                    return rates.cost(usage, source, caveats)
+                    return rates.cost(usage, source, caveats, duration_s)
         if (
             prompt is None
             or answer is None
@@ -75,12 +99,14 @@ class Rates:
             or usage.tool_calls
             or usage.seconds is not None
             or usage.characters is not None
+            or usage.cache_write_long_tokens
+            or usage.trained_tokens
         ):
-            return in_full(self, usage, source, caveats + self.caveats)
+            return in_full(self, usage, source, caveats + self.caveats, duration_s)
         hits, written = usage.cached_input_tokens or 0, usage.cache_write_tokens or 0
         fresh = prompt - hits - written
         if fresh < 0 or (hits and self.cached_caveat):
-            return in_full(self, usage, source, caveats + self.caveats)
+            return in_full(self, usage, source, caveats + self.caveats, duration_s)
         new = multiply(self.input or ZERO, fresh)
         out = multiply(self.output or ZERO, answer)
         total = add(new, out)

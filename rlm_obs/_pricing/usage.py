@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 from rlm_obs._record import Usage
@@ -13,86 +14,131 @@ ABSURD = 10**12
 #: Their OpenAI endpoints leave reasoning out of `completion_tokens`; it is in `total_tokens` only.
 REASONING_LEFT_OUT = frozenset({"x_ai", "x-ai", "gcp.gemini", "gcp.gen_ai", "gcp.vertex_ai", "google"})
 NOTHING: Mapping[str, Any] = {}
+#: xAI says its charge in these. Source: the field `usage.cost_in_usd_ticks` of its API.
+TICKS = Decimal(10) ** 10
 
 
 def read_usage(raw: object, provider: str = "openai", tool_usage: object = None) -> Usage | None:
     """Return the `usage` of an answer, or None where it says nothing at all; a count that cannot be is "not said".
 
     `raw` is a dict or any object with these fields, as the client builds them (it does not check types): that of chat
-    and completions (`prompt_tokens`), responses and images (`input_tokens`), embeddings, transcription (tokens or
-    seconds), and DeepSeek's `prompt_cache_hit_tokens`. `tool_usage` is that of a response (`num_requests` of its
-    searches). Totals are inclusive. Source: `openai.types.CompletionUsage`, `responses.ResponseUsage`,
-    `ImagesResponse`, `audio.transcription.Usage`.
+    and completions (`prompt_tokens`), responses, images and realtime (`input_tokens`), embeddings, transcription
+    (tokens or seconds), DeepSeek's `prompt_cache_hit_tokens`, Anthropic's own, and the charges that OpenRouter, xAI and
+    Perplexity answer. `tool_usage` is that of a response (`num_requests` of its searches). Totals are inclusive.
+    Source: `openai.types`: `CompletionUsage`, `responses.ResponseUsage`, `ImagesResponse`,
+    `audio.transcription.Usage`, `realtime.RealtimeResponseUsage`.
     """
-    said = _fields(raw)
+    said = fields_of(raw)
     tools = read_tools(tool_usage) if tool_usage is not None else {}
     if not said and not tools:
         return None
     get = said.get
     into = get("prompt_tokens_details") or get("input_tokens_details") or get("input_token_details")
     out = get("completion_tokens_details") or get("output_tokens_details") or get("output_token_details")
-    prompt = _count(get("prompt_tokens"))
+    prompt = count(get("prompt_tokens"))
     chat = prompt is not None
     if prompt is None:
-        prompt = _count(get("input_tokens"))
-    answer = _count(get("completion_tokens"))
+        prompt = count(get("input_tokens"))
+    answer = count(get("completion_tokens"))
     if answer is None:
-        answer = _count(get("output_tokens"))
+        answer = count(get("output_tokens"))
     if chat and provider in REASONING_LEFT_OUT:
-        total = _count(get("total_tokens"))
+        total = count(get("total_tokens"))
         if total is not None and prompt is not None and total - prompt > (answer or 0):
             answer = total - prompt
-    cached = written = audio = images = thought = spoken = drawn = None
+    cached = written = longer = audio = images = thought = spoken = drawn = hit_audio = hit_images = None
+    accepted = rejected = None
     if into is not None:
-        inside = _fields(into).get
-        cached = _count(inside("cached_tokens"))
-        written = _count(inside("cache_write_tokens"))
-        audio = _count(inside("audio_tokens"))
-        images = _count(inside("image_tokens"))
+        inside = fields_of(into).get
+        cached, written = count(inside("cached_tokens")), count(inside("cache_write_tokens"))
+        audio, images = count(inside("audio_tokens")), count(inside("image_tokens"))
+        split = inside("cached_tokens_details")
+        if split is not None:
+            split = fields_of(split).get
+            hit_audio, hit_images = count(split("audio_tokens")), count(split("image_tokens"))
+        kept = inside("cache_write_tokens_details")
+        if kept is not None:
+            longer = count(fields_of(kept).get("ttl_12h_tokens"))
     if cached is None:
-        cached = _count(get("prompt_cache_hit_tokens"))
+        cached = count(get("prompt_cache_hit_tokens"))
         if cached is None:
-            cached = _count(get("cached_tokens"))
+            cached = count(get("cached_tokens"))
     if out is not None:
-        inside = _fields(out).get
-        thought = _count(inside("reasoning_tokens"))
-        spoken = _count(inside("audio_tokens"))
-        drawn = _count(inside("image_tokens"))
-    seconds = _seconds(get("seconds"))
-    if prompt is None and answer is None and seconds is None and cached is None and audio is None and not tools:
+        inside = fields_of(out).get
+        thought = count(inside("reasoning_tokens"))
+        spoken, drawn = count(inside("audio_tokens")), count(inside("image_tokens"))
+        accepted = count(inside("accepted_prediction_tokens"))
+        rejected = count(inside("rejected_prediction_tokens"))
+    if "cache_read_input_tokens" in said or "cache_creation_input_tokens" in said:
+        prompt, cached, written, longer, tools = _anthropic(said, prompt, tools)
+    seconds = amount(get("seconds"))
+    charged = charge(said)
+    known = (prompt, answer, seconds, cached, audio, charged)
+    if not tools and all([one is None for one in known]):
         return None
     return Usage(
         input_tokens=prompt,
         cached_input_tokens=cached,
         cache_write_tokens=written,
+        cache_write_long_tokens=longer,
         output_tokens=answer,
         reasoning_tokens=thought,
+        accepted_prediction_tokens=accepted,
+        rejected_prediction_tokens=rejected,
         input_audio_tokens=audio,
+        cached_audio_tokens=hit_audio,
         output_audio_tokens=spoken,
         input_image_tokens=images,
+        cached_image_tokens=hit_images,
         output_image_tokens=drawn,
         seconds=seconds,
         tool_calls=tools,
+        charged_usd=charged,
     )
 
 
-def read_tools(tool_usage: object) -> dict[str, int]:
-    """Return the billed calls of hosted tools, by name, from a response's `tool_usage`; tools not called are left out.
+def _anthropic(
+    said: Mapping[str, Any], fresh: int | None, tools: dict[str, int]
+) -> tuple[int | None, int | None, int | None, int | None, dict[str, int]]:
+    """Return input, cached, written, written for an hour, tools: Anthropic's `input_tokens` leave the cache out.
 
-    An image generated inside a response says its tokens there and no count: it is one call, whose price is not known.
+    Source: `anthropic.types.Usage`.
     """
-    said = _fields(tool_usage)
+    hits, written = count(said.get("cache_read_input_tokens")), count(said.get("cache_creation_input_tokens"))
+    kept = fields_of(said.get("cache_creation")).get
+    searches = count(fields_of(said.get("server_tool_use")).get("web_search_requests"))
+    if searches:
+        tools = {**tools, "web_search": searches}
+    total = None if fresh is None else fresh + (hits or 0) + (written or 0)
+    return total, hits, written, count(kept("ephemeral_1h_input_tokens")), tools
+
+
+def read_tools(tool_usage: object) -> dict[str, int]:
+    """Return the billed calls of hosted tools, by name, from a response's `tool_usage`; tools not called are left out."""
     calls = {}
-    for name, thing in said.items():
-        number = _count(_fields(thing).get("num_requests"))
+    for name, thing in fields_of(tool_usage).items():
+        number = count(fields_of(thing).get("num_requests"))
         if number and isinstance(name, str):
             calls[name] = number
-    if _count(_fields(said.get("image_gen")).get("total_tokens")):
-        calls["image_generation"] = 1
     return calls
 
 
-def _fields(thing: object) -> Mapping[str, Any]:
+def charge(said: Mapping[str, Any]) -> Decimal | None:
+    """Return the host's own charge in US dollars, or None where its usage says none.
+
+    `cost` is OpenRouter's, a number; Perplexity's is an object with a `total_cost`; xAI counts in ticks.
+    """
+    given = said.get("cost")
+    if given is None:
+        ticks = count(said.get("cost_in_usd_ticks"), most=ABSURD * 10**10)
+        return None if ticks is None else Decimal(ticks) / TICKS
+    if type(given) not in (int, float):
+        given = fields_of(given).get("total_cost")
+    checked = amount(given)
+    return None if checked is None else Decimal(str(given))
+
+
+def fields_of(thing: object) -> Mapping[str, Any]:
     """Return the fields of a dict or of a client's object (what it does not know by name is in `model_extra`)."""
     if isinstance(thing, dict):
         return thing
@@ -103,11 +149,13 @@ def _fields(thing: object) -> Mapping[str, Any]:
     return {**own, **extra} if extra and isinstance(extra, dict) else own
 
 
-def _count(value: object) -> int | None:
-    return value if type(value) is int and 0 <= value <= ABSURD else None
+def count(value: object, most: int = ABSURD) -> int | None:
+    """Return a whole number that can be a count, or None."""
+    return value if type(value) is int and 0 <= value <= most else None
 
 
-def _seconds(value: object) -> float | None:
+def amount(value: object) -> float | None:
+    """Return a number that can be seconds or dollars, or None."""
     if type(value) is int:
         return float(value) if 0 <= value <= ABSURD else None
     return value if type(value) is float and math.isfinite(value) and 0 <= value <= ABSURD else None

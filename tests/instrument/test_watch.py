@@ -79,7 +79,7 @@ def watched(pieces: Sequence[bytes], *, asked: bool, awaits: bool = False) -> tu
         trackers=(),
         operations=(),
         plugins=loaded(),
-        price=lambda request, usage: None,
+        price=lambda *_: None,
     )
     asking = Asked(request, Needs(None), None, asked)
     response = HTTP.Response(200, headers={"content-type": "text/event-stream"}, stream=Cut(pieces))

@@ -13,7 +13,7 @@ import pytest
 
 from rlm_obs._hookspecs import hookimpl
 from rlm_obs._plugins import Plugins
-from rlm_obs._pricing import Chain, plugin
+from rlm_obs._pricing import Chain, plugin, price
 from rlm_obs._record import Cost, Request, Usage
 from rlm_obs._settings import read_settings
 from rlm_obs.errors import ConfigError
@@ -25,7 +25,7 @@ USAGE = Usage(input_tokens=1_000_000, output_tokens=0)
 def _nobodys_prices() -> Iterator[None]:
     """Leave no test's prices and hosts behind."""
     yield
-    plugin._user, plugin._hosts = (None, {}), {}
+    plugin._stated = plugin.Stated()
 
 
 def chain(**settings: Any) -> Chain:
@@ -165,3 +165,60 @@ def test_hooks_take_odd_requests() -> None:
     cost = plugin.price(theirs, USAGE)  # type: ignore[arg-type]
     assert cost is not None
     assert cost.caveats == ("host assumed to bill like anthropic",)
+
+
+def test_what_a_call_depends_on_is_taken_from_its_parameters() -> None:
+    """The deployment, the window of the wait and the time of the call price it, as they price a recorded answer."""
+    prices = chain(azure_deployments={"eu": "gpt-4o@data-zone"}, hosts={"gpu:1": {"per_hour": "3.6"}})
+    azure = Request(
+        provider="azure.ai.openai", endpoint="", operation="chat", model="gpt-4o-2024-11-20",
+        params={"deployment": "eu"}, base_url="https://a.openai.azure.com/openai/v1",
+    )  # fmt: skip
+    waits = request("gpt-5.4", completion_window="8h")  # above the step: 5 dollars, and 40% less
+    hour = request("llama3", "http://gpu:1/v1")
+    costs = [prices.price(azure, USAGE), prices.price(waits, USAGE), prices.price(hour, USAGE, 20.0)]
+    assert [cost.total for cost in costs if cost] == [Decimal("2.75"), Decimal("3.0"), Decimal("0.02")]
+    before = prices.price(hour, USAGE)
+    assert before is not None
+    assert before.total == Decimal("0.001")
+    assert before.caveats == ("the time that the call takes is not known; a second is counted",)
+
+
+def test_a_discount_is_off_plugins_too() -> None:
+    """What a plugin says is discounted, its parts too or only its total; what the user stated is not."""
+
+    class Mine:
+        @hookimpl
+        def price(self, request: Request, usage: Usage) -> Cost | None:
+            return Cost(total=Decimal(8), source="mine")
+
+    prices = chain(prices={"o3": {"input": 9, "output": 9}, "discount": {"*": "25%"}})
+    prices._plugins.register(Mine())
+    mine, own = prices.price(request(), USAGE), prices.price(request("o3"), USAGE)
+    assert mine == Cost(total=Decimal(6), source="mine, 25% off")
+    assert own is not None
+    assert (own.total, own.source) == (9, "override")
+
+
+def test_an_unknown_host_is_said_with_the_setting_that_declares_it(caplog: pytest.LogCaptureFixture) -> None:
+    """The log line of a model at a host that nobody declared names the host and the setting."""
+    assert chain().price(request("llama3.3", "http://gpu.acme.example:8000/v1"), USAGE) is None
+    assert "hosts says who bills at 'gpu.acme.example:8000'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("deployments", "said"),
+    [({"a": "gpt-4o@moon"}, "gpt-4o@moon"), ({"a": ""}, "'a'"), ({"": "gpt-4o"}, "''")],
+)
+def test_a_deployment_that_cannot_be_is_an_error(deployments: dict[str, str], said: str) -> None:
+    """A deployment without a model, or billed in a way that does not exist, is a ConfigError that names it."""
+    with pytest.raises(ConfigError, match="azure_deployments") as caught:
+        chain(azure_deployments=deployments)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("discount", [{"*": 2}, {"*": "150%"}, {"*": "x"}, "10%"])
+def test_a_discount_that_cannot_be_is_an_error(discount: Any) -> None:
+    """A share that is no share is a ConfigError."""
+    with pytest.raises(ConfigError, match="discount"):
+        price("gpt-4o", USAGE, overrides={"discount": discount})

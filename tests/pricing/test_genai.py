@@ -178,12 +178,21 @@ def test_days_are_of_utc() -> None:
 
 
 def test_the_time_of_day_is_not_kept() -> None:
-    """A model with peak hours has two prices on one day; at a weekend the peak price carries a caveat."""
+    """A model with peak hours has two prices on one day; DeepSeek's are those of weekdays only."""
     usage = Usage(input_tokens=1_000_000, output_tokens=0)
     costs = [genai.resolve("deepseek", "deepseek-v4-pro", None, when) for when in (NOON, PEAK, NOON, SUNDAY_PEAK)]
     priced = [rates.cost(usage, "test") for rates in costs if rates]
-    assert [cost.total for cost in priced if cost] == [Decimal(p) for p in ("0.66", "1.32", "0.66", "1.32")]
-    assert [cost.exact for cost in priced if cost] == [True, True, True, False]
+    assert [cost.total for cost in priced if cost] == [Decimal(p) for p in ("0.66", "1.32", "0.66", "0.66")]
+    assert all([cost.exact for cost in priced if cost])
+
+
+def test_a_weekend_that_nobody_wrote_down_is_said() -> None:
+    """Where the data has hours of the day and nothing of weekdays, a weekend's price carries a caveat."""
+    saturday = genai.resolve("deepseek", "deepseek-chat", None, DAY.replace(day=21))
+    assert saturday is not None
+    cost = saturday.cost(Usage(input_tokens=1, output_tokens=1), "test")
+    assert cost is not None
+    assert cost.caveats == (genai.WEEKEND,)
 
 
 def test_made_up_names_do_not_grow_memory() -> None:

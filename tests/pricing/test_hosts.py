@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import pytest
 
 from rlm_obs._pricing.hosts import ASSUMED, Host, check, provider_of
@@ -92,7 +94,16 @@ def test_a_host_that_cannot_be_is_an_error(hosts: dict[str, str]) -> None:
     assert next(iter(hosts)) in str(caught.value)
 
 
-def test_regional_hosts_say_what_is_not_counted() -> None:
-    """OpenAI's regional hosts add an uplift for newer models that is not counted, and the host says so."""
-    assert provider_of("https://us.api.openai.com/v1").caveat
-    assert provider_of("https://api.openai.com/v1").caveat is None
+def test_regional_hosts_are_known() -> None:
+    """OpenAI's regional hosts are told from its main one, since they add to the price of newer models."""
+    assert provider_of("https://us.api.openai.com/v1").regional
+    assert not provider_of("https://api.openai.com/v1").regional
+
+
+def test_a_host_has_prices_of_its_own() -> None:
+    """A host may be given prices as a model is; one that cannot be is a ConfigError."""
+    host = provider_of("http://gpu.acme.example:8000/v1", {"gpu.acme.example:8000": {"per_hour": "3.60"}})
+    assert host.rates is not None
+    assert host.rates.per_hour == Decimal("3.60")
+    with pytest.raises(ConfigError, match="per_our"):
+        check({"h": {"per_our": 1}})

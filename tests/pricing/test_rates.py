@@ -190,9 +190,9 @@ def test_half_an_answer_is_not_exact() -> None:
 
 def test_a_tool_without_a_rate_is_said() -> None:
     """The call of a hosted tool that nobody priced leaves the rest priced, with a caveat that names it."""
-    cost = PLAIN.cost(Usage(input_tokens=1, output_tokens=1, tool_calls={"code_interpreter": 2}), "test")
+    cost = PLAIN.cost(Usage(input_tokens=1, output_tokens=1, tool_calls={"x_search": 2, "shell": 1}), "test")
     assert cost is not None
-    assert cost.caveats == ("there is no rate for code_interpreter calls",)
+    assert set(cost.caveats) == {"there is no rate for x_search calls", "container time not in the answer"}
 
 
 def test_audio_at_text_rates_is_said() -> None:

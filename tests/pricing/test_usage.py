@@ -121,10 +121,10 @@ def test_details_that_cannot_be_are_not_said(wrong: object) -> None:
 
 
 def test_tools_of_a_response() -> None:
-    """The searches of a response are counted as the answer counts them; a generated image is a call without a price."""
+    """The searches of a response are counted as the answer counts them."""
     tools = {"web_search": {"num_requests": 3}, "image_gen": {"total_tokens": 0}}
     assert read_tools(tools) == {"web_search": 3}
-    assert read_tools({"web_search": {"num_requests": 0}, "image_gen": {"total_tokens": 9}}) == {"image_generation": 1}
+    assert read_tools({"web_search": {"num_requests": 0}, "image_gen": {"total_tokens": 9}}) == {}
     whole = Response.construct(usage=RESPONSE, tool_usage=tools)
     used = read_usage(whole.usage, "openai", whole.tool_usage)
     assert used is not None

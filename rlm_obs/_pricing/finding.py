@@ -1,0 +1,153 @@
+"""Finds whose rates hold for a call, the user's own or the list's, and by which factors they are changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from decimal import Decimal
+
+from rlm_obs._pricing import genai, rules
+from rlm_obs._pricing.deployments import Deployment
+from rlm_obs._pricing.hosts import ASSUMED, Host, Hosts, provider_of
+from rlm_obs._pricing.overrides import SOURCE, Overrides
+from rlm_obs._pricing.parts import EXACT
+from rlm_obs._pricing.rates import Rates
+from rlm_obs._record import Cost, Request, Usage
+
+MOST_HOSTS = 1024
+HOST_SOURCE = "hosts"
+NO_ALSO = "there is no price for {0}, which the call used too"
+
+
+@dataclass(slots=True)
+class Stated:
+    """What the user's settings say about prices; `known` keeps who answers at each base URL."""
+
+    overrides: Overrides | None = None
+    hosts: Hosts = field(default_factory=dict)
+    deployments: Mapping[str, Deployment] = field(default_factory=dict)
+    known: dict[str, Host] = field(default_factory=dict)
+
+    def host(self, base_url: str) -> Host:
+        """Return who answers at a base URL."""
+        found = self.known.get(base_url)
+        if found is None:
+            if len(self.known) >= MOST_HOSTS:
+                self.known.clear()
+            found = self.known[base_url] = provider_of(base_url, self.hosts)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The rates of one model, who says so, and what they are multiplied by, each factor with its reason."""
+
+    rates: Rates
+    source: str
+    caveats: tuple[str, ...] = ()
+    factors: tuple[tuple[str, Decimal], ...] = ()
+
+    def cost(self, usage: Usage, duration_s: float | None = None) -> Cost | None:
+        """Return what a usage costs by these rates."""
+        cost = self.rates.cost(usage, self.source, self.caveats, duration_s)
+        if cost is not None:
+            for _, factor in self.factors:
+                cost = rules.scaled(cost, factor)
+        return cost
+
+
+def by_user(request: Request, stated: Stated) -> Found | None:
+    """Return the user's own rates: of the model, else of the host; None where they say nothing."""
+    model = request.model
+    if stated.overrides is not None and isinstance(model, str):
+        rates = stated.overrides.rates(request.provider, model)
+        if rates is not None:
+            return Found(rates, SOURCE)
+    if stated.hosts and request.base_url:
+        rates = stated.host(request.base_url).rates
+        if rates is not None:
+            return Found(rates, HOST_SOURCE)
+    return None
+
+
+def by_list(request: Request, stated: Stated, at: datetime | None = None) -> Found | None:
+    """Return the rates of the price list of whoever answers at the request's host, at the time `at` (now)."""
+    model, params = request.model, request.params
+    if not isinstance(model, str) or not model:
+        return None
+    tier = params.get("service_tier")
+    if not isinstance(tier, str):
+        tier = None
+    provider, regional = request.provider, False
+    caveats: tuple[str, ...] = ()
+    if request.base_url:
+        host = stated.host(request.base_url)
+        if host.declared or request.provider == host.provider:
+            provider, regional = host.bills_like, host.regional
+            caveats = (host.caveat,) if host.caveat else ()
+        else:  # another SDK's call, at a host of its own
+            caveats = (ASSUMED.format(request.provider),)
+    factors: tuple[tuple[str, Decimal], ...] = ()
+    if provider in ("azure", "azure.ai.openai"):
+        deployed = stated.deployments.get(str(params.get("deployment") or model))
+        if deployed is not None:
+            if deployed.provisioned:
+                return None
+            if model == params.get("deployment", model) or genai.resolve(provider, model, tier, at) is None:
+                model = deployed.model
+            if deployed.data_zone:
+                factors = (("data zone", rules.UPLIFT),)
+    elif provider == "openai":
+        if regional and rules.is_newer(model):
+            factors = (("regional host", rules.UPLIFT),)
+        left = rules.WINDOWS.get(window) if isinstance(window := params.get("completion_window"), str) else None
+        if left is not None and tier in rules.STANDARD:
+            factors = (*factors, (f"waits up to {window}", left))
+        if request.endpoint.endswith("/decisions"):
+            provider = "openai-decisions"
+    rates = genai.resolve(provider, model, tier, at)
+    return None if rates is None else Found(rates, genai.source(), caveats, factors)
+
+
+def found(request: Request, stated: Stated, at: datetime | None = None) -> Found | None:
+    """Return the rates that hold: the user's, else the list's."""
+    return by_user(request, stated) or by_list(request, stated, at)
+
+
+def with_others(cost: Cost | None, request: Request, usage: Usage, stated: Stated, at: datetime | None) -> Cost | None:
+    """Add what other models used within the call; one without a price is a caveat, unless nothing at all is known."""
+    if cost is None and says_own(usage):
+        return None
+    missing = []
+    for model, used in usage.also.items():
+        there = found(replace(request, model=model), stated, at)
+        part = None if there is None else there.cost(used)
+        if part is None:
+            missing.append(NO_ALSO.format(model))
+        else:
+            cost = part if cost is None else rules.joined(cost, part)
+    if cost is None or not missing:
+        return cost
+    return replace(cost, caveats=(*cost.caveats, *missing))
+
+
+def says_own(usage: Usage) -> bool:
+    """Tell whether a usage says anything of the call's own model, beside what others used."""
+    return usage.input_tokens is not None or usage.output_tokens is not None or bool(usage.tool_calls)
+
+
+def discounted(cost: Cost, request: Request, overrides: Overrides | None) -> Cost:
+    """Return a cost with the user's discount taken off: off a list's or a plugin's, never off what somebody stated."""
+    if overrides is None or not overrides.discounts or cost.source.startswith(STATED):
+        return cost
+    share = overrides.discount(request.provider, request.model or "")
+    if not share:
+        return cost
+    percent = format(EXACT.multiply(share, Decimal(100)).normalize(EXACT), "f")
+    source = f"{cost.source}, {percent}% off"
+    return rules.scaled(cost, EXACT.subtract(Decimal(1), share), tools=True, source=source)
+
+
+#: Who need not be discounted: the user's own prices, the host's own charge, and what is known to be 0.
+STATED = (SOURCE, HOST_SOURCE, "provider", "status", "not ")
