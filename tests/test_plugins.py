@@ -218,7 +218,7 @@ def test_the_last_registered_is_asked_first() -> None:
     plugins = load(block=["prices"])
     for name, answer in (("a", "of a"), ("b", "of b"), ("c", None)):
         plugins.register(Telling(name, book, answer), name)
-    assert plugins.first("price", request=None, usage=None) == "of b"
+    assert plugins.first("price", request=None, usage=None, duration_s=None) == "of b"
     assert book == ["c", "b"]
 
 
@@ -230,7 +230,7 @@ def test_who_raises_does_not_silence_the_others() -> None:
     for name in ("a", "b", "c"):
         plugins.register(Telling(name, book, RuntimeError("no") if name == "b" else None), name)
     plugins.notify("call_starting", request=None)
-    assert plugins.first("price", request=None, usage=None) is None
+    assert plugins.first("price", request=None, usage=None, duration_s=None) is None
     assert book == ["c", "b", "a"] * 2
     assert _guard.failures == {"b.call_starting": 1, "b.price": 1}
 
@@ -311,7 +311,7 @@ def test_debug_plugins_prints_each_plugin_and_each_call(
     install("csv-for-rlm", {"good": "good_one"}, good_one=GOOD)
     plugins = load(debug_plugins=True)
     plugins.register(Telling("mine", [], "an answer"), "mine")
-    plugins.first("price", request="a request", usage="a usage")
+    plugins.first("price", request="a request", usage="a usage", duration_s=None)
     said = capsys.readouterr().err
     assert "rlm_obs plugins:" in said
     assert "good" in said
