@@ -29,6 +29,7 @@ _HOMES = {
     "Request": "rlm_obs._record",
     "RlmObsError": "rlm_obs.errors",
     "Settings": "rlm_obs._settings",
+    "StoreError": "rlm_obs.errors",
     "Tracer": "rlm_obs._tracer",
     "UnknownPrice": "rlm_obs.errors",
     "Usage": "rlm_obs._record",
@@ -93,6 +94,7 @@ if TYPE_CHECKING:
     from rlm_obs.errors import CallRefused as CallRefused
     from rlm_obs.errors import ConfigError as ConfigError
     from rlm_obs.errors import RlmObsError as RlmObsError
+    from rlm_obs.errors import StoreError as StoreError
     from rlm_obs.errors import UnknownPrice as UnknownPrice
     from rlm_obs.rlm import RLM as RLM
     from rlm_obs.rlm import RLMResult as RLMResult

@@ -10,6 +10,7 @@ import pluggy
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
+    from rlm_obs._budgets.store import Store
     from rlm_obs._record import Cost, Record, Request, Usage
     from rlm_obs._settings import Settings
     from rlm_obs._tracker import Alert
@@ -39,12 +40,13 @@ def register_exporters() -> Mapping[str, Callable[[Settings], SpanExporter]]:
 
 
 @hookspec
-def register_budget_stores() -> Mapping[str, Callable[[str], Any]]:
-    """Offer budget stores by URL scheme, for `CostTracker(store="scheme://…")`; once, when plugins are loaded.
+def register_budget_stores() -> Mapping[str, Callable[[str], Store]]:
+    """Offer budget stores by URL scheme, for `store="scheme://…"`; once, when plugins are loaded.
 
-    Return: scheme -> a function that takes the URL and builds the store. A scheme offered twice is a ConfigError.
+    Return: scheme -> a function that takes the URL and builds the store, which keeps to
+    `rlm_obs.testing.StoreContract`. A scheme offered twice is a ConfigError.
     Raises: logged once; the plugin's stores are missing. Speed: no I/O, import lazily.
-    Since: 0.1. Example: `rlm_obs/_budgets/`.
+    Since: 0.1. Example: `rlm_obs/_budgets/plugin.py`.
     """
     raise AssertionError("a specification is not called")
 

@@ -2,6 +2,7 @@
 
 RlmObsError
 ├── ConfigError            a setting, an argument or a plugin is wrong; raised where the mistake is
+├── StoreError             a budget store cannot be reached, read or written
 └── CallRefused            a call was stopped before anything was sent
     ├── BudgetExceeded     a budget has no room for it
     └── UnknownPrice       a budget holds, and nobody knows what the model costs
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-__all__ = ["BudgetExceeded", "CallRefused", "ConfigError", "RlmObsError", "UnknownPrice"]
+__all__ = ["BudgetExceeded", "CallRefused", "ConfigError", "RlmObsError", "StoreError", "UnknownPrice"]
 
 
 class RlmObsError(Exception):
@@ -20,6 +21,13 @@ class RlmObsError(Exception):
 
 class ConfigError(RlmObsError, ValueError):
     """A setting, an argument or a plugin is wrong; the message names it, its value and what to write instead."""
+
+
+class StoreError(RlmObsError):
+    """A budget store cannot be reached, opened, read or written; the message says why, and nothing was changed.
+
+    A call never gets it: what happens to calls then is what their budget's `fail` says.
+    """
 
 
 class CallRefused(RlmObsError):

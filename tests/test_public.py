@@ -49,7 +49,7 @@ MEMBERS = {
     "RLM": "from_openai run",
     "RLMResult": "final_answer answer cost_usd usage trace_id",
     "CallExporter": "export_call",
-    "testing": "fake_openai collect ExporterContract",
+    "testing": "fake_openai collect ExporterContract StoreContract",
     "testing.FakeOpenAI": "base_url requests",
     "testing.Collected": "records spans",
     "Request": "provider endpoint operation model params streamed base_url attributes",
@@ -63,6 +63,7 @@ MEMBERS = {
 TREE = {
     "RlmObsError": "Exception",
     "ConfigError": "RlmObsError",
+    "StoreError": "RlmObsError",
     "CallRefused": "RlmObsError",
     "BudgetExceeded": "CallRefused",
     "UnknownPrice": "CallRefused",

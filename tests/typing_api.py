@@ -30,6 +30,7 @@ from rlm_obs import (
     RlmObsError,
     RLMResult,
     Settings,
+    StoreError,
     Tracer,
     UnknownPrice,
     Usage,
@@ -51,7 +52,18 @@ from rlm_obs import (
     uninstrument,
     unregister_plugin,
 )
-from rlm_obs.testing import Answer, Collected, ExporterContract, FakeOpenAI, Seen, SpanList, collect, fake_openai
+from rlm_obs.stores import AccountId, Message, Store
+from rlm_obs.testing import (
+    Answer,
+    Collected,
+    ExporterContract,
+    FakeOpenAI,
+    Seen,
+    SpanList,
+    StoreContract,
+    collect,
+    fake_openai,
+)
 
 # -- switching it on ---------------------------------------------------------------------------------------------------
 
@@ -190,7 +202,7 @@ try:
     assert_type(found, RLMResult)
     assert_type(found.final_answer, str)
     assert_type(found.cost_usd, Decimal | None)
-except (BudgetExceeded, UnknownPrice, CallRefused, ConfigError, RlmObsError) as error:
+except (BudgetExceeded, UnknownPrice, CallRefused, ConfigError, StoreError, RlmObsError) as error:
     print(error)
 
 # -- facts, prices, plugins --------------------------------------------------------------------------------------------
@@ -264,6 +276,15 @@ print(len(kept.spans))
 class TestCsvExporter(ExporterContract):
     def make_exporter(self) -> SpanExporter:
         return CsvExporter()
+
+
+class TestStore(StoreContract):
+    def make_store(self) -> Store:
+        raise AssertionError("only its types are looked at")
+
+    def spend(self) -> Decimal:
+        message = Message(lease="mine", number=1, limit=Decimal(10), spent=Decimal(1))
+        return self.make_store().exchange(AccountId("day"), message).state.free
 
 
 assert rlm_obs.__version__

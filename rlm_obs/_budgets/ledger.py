@@ -6,16 +6,19 @@ Stores in Python keep a `Ledger` an account and run `exchange` under their own l
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from typing import Any, Literal
 
-from rlm_obs._budgets.store import WANTED_S, AccountId, Change, Message, Reply, State, StoreLost, down, up
+from rlm_obs._budgets.limits import Limits
+from rlm_obs._budgets.store import EXACT, WANTED_S, AccountId, Change, Message, Reply, State, StoreLost, down, up
 
 NONE = Decimal(0)
 #: A rolling window lets go of what was spent in steps of this share of it.
 SLICES = 60
-#: A lease with nothing left is forgotten so long after its time; no process uses one that it has not been heard of since.
+#: A lease is forgotten so long after its time, and what it had left stays spent; no process uses one for so long unheard.
 FORGET_S = 7200.0
+#: An account is forgotten so long after its window has ended.
+KEEP_ENDED_S = 31 * 86_400.0
 
 
 @dataclass(slots=True)
@@ -33,75 +36,87 @@ class Lease:
     def left(self) -> Decimal:
         return self.granted - self.spent
 
+    def give_back(self) -> None:
+        """Lose what is left to the account; its owner may not know yet."""
+        if self.left:
+            self.granted, self.freed = self.spent, True
+
 
 @dataclass(slots=True)
 class Ledger:
-    """One account as a store keeps it. `spent` is the truth; `extra` tops the limit up; `own` is the program's for this key."""
+    """One account as a store keeps it. `spent` is the truth; `extra` tops the limit up.
+
+    `said` is the limit that the program said last, `own` whether it meant this key alone: the limit that holds depends on
+    what is declared and set too. `slices`: until when -> what a rolling window counts until then.
+    """
 
     id: AccountId
-    limit: Decimal = NONE
-    own: Decimal | None = None
+    said: Decimal | None = None
+    own: bool = False
     spent: Decimal = NONE
     extra: Decimal = NONE
     leases: dict[str, Lease] = field(default_factory=dict)
-    slices: list[tuple[float, Decimal]] = field(default_factory=list)
+    slices: dict[float, Decimal] = field(default_factory=dict)
     rolling_s: float | None = None
     ends_at: float | None = None
     wanted_by: str = ""
     wanted_until: float = 0.0
     marks: set[str] = field(default_factory=set)
 
-    def exchange(self, message: Message, limit: Decimal, now: float) -> Reply:
-        """Do what `Store.exchange` says; `limit` is the one that holds, `now` the store's clock."""
-        self.limit, self.rolling_s, self.ends_at = limit, message.rolling_s, message.ends_at
-        self._let_go(now)
-        lease = self.leases.get(message.lease)
-        if lease is None:
-            if message.number > 1 and not self.leases and not self.spent:
-                raise StoreLost(f"the store no longer knows what was spent of {self.id}")
-            lease = self.leases[message.lease] = Lease()
-        if message.number > lease.number:
-            if lease.number < message.number - 1 and not lease.freed:
-                lease.granted = message.granted  # the store has lost messages: the process knows better
-            spent = max(lease.spent, up(message.spent, self.id.unit))
-            self._spend(spent - lease.spent, now)
-            lease.number, lease.spent, lease.freed = message.number, spent, False
-            lease.granted = max(lease.granted, spent)  # what was spent without a grant counts all the same
-            lease.granted -= down(min(message.returns, lease.left), self.id.unit)
-            lease.expires_at, lease.free_if_lost = now + message.ttl_s, message.lost_lease == "free"
-            lease.granted += self._grant(message, now)
-        return Reply(lease.granted, self.state(now, message.lease))
+    def exchange(self, message: Message, limits: Limits, now: float) -> Reply:
+        """Do what `Store.exchange` says; `limits` are the budget's, `now` is the store's clock."""
+        with localcontext(EXACT):
+            self._let_go(now)
+            lease = self.leases.get(message.lease)
+            if lease is None:
+                if message.granted > 0 and not self.leases and not self.spent:
+                    raise StoreLost(f"the store no longer knows what was spent of {self.id}")
+                lease = self.leases[message.lease] = Lease()
+            if message.number > lease.number:
+                self.said, self.own = message.limit, message.own
+                self.rolling_s, self.ends_at = message.rolling_s, message.ends_at
+                self._take_in(lease, message, now)
+                lease.granted += self._grant(message, limits, now)
+            return Reply(lease.granted, self.state(limits, now, message.lease))
 
-    def state(self, now: float, asks: str = "") -> State:
+    def limit(self, limits: Limits) -> Decimal | None:
+        """Return the limit that holds without what tops it up, None where nobody has ever said one."""
+        return limits.of(self.id, self.said if self.own else None, self.said)
+
+    def state(self, limits: Limits, now: float, asks: str = "") -> State:
         """Return the account as it is at `now`, for the process whose lease is `asks`."""
-        self._let_go(now)
-        living = [lease for lease in self.leases.values() if lease.expires_at > now and lease.left]
-        lost = sum((lease.left for lease in self.leases.values() if lease.expires_at <= now), NONE)
-        return State(
-            limit=self.limit + self.extra,
-            spent=self.spent + lost,
-            leased=sum((lease.left for lease in living), NONE),
-            leases=len(living),
-            now=now,
-            wanted=self.wanted_until > now and self.wanted_by != asks,
-            opens_at=self.slices[0][0] if self.slices else None,
-        )
+        with localcontext(EXACT):
+            self._let_go(now)
+            living = [lease for lease in self.leases.values() if lease.expires_at > now and lease.left]
+            lost = [lease for lease in self.leases.values() if lease.expires_at <= now and lease.left]
+            opens = [*self.slices, *(lease.expires_at + self.rolling_s for lease in lost if self.rolling_s is not None)]
+            return State(
+                limit=(self.limit(limits) or NONE) + self.extra,
+                spent=self.spent + sum((lease.left for lease in lost), NONE),
+                leased=sum((lease.left for lease in living), NONE),
+                leases=len(living),
+                now=now,
+                wanted=self.wanted_until > now and self.wanted_by != asks,
+                opens_at=min(opens, default=None),
+            )
 
-    def change(self, what: Literal["top-up", "reset"], amount: Decimal, who: str, now: float) -> Change:
-        """Top the limit up, or forget what was spent (what living leases hold stays held); returns the line for the audit log."""
-        self._let_go(now)
+    def change(
+        self, what: Literal["top-up", "reset"], amount: Decimal, who: str, limits: Limits, now: float
+    ) -> tuple[Change, State]:
+        """Top the limit up, or forget what was spent (what living leases hold stays held); returns the audit log's line too."""
+        before = self.state(limits, now)
         if what == "top-up":
-            before, after = self.limit + self.extra, self.limit + self.extra + amount
-            self.extra += amount
+            self.extra = EXACT.add(self.extra, amount)
         else:
-            before, after = self.spent, NONE
-            self.spent, self.slices = NONE, []
+            self.spent = NONE
+            self.slices.clear()
             self.marks.clear()
             for lease in self.leases.values():
-                if lease.expires_at <= now and lease.left:
-                    lease.granted, lease.freed = lease.spent, True
+                if lease.expires_at <= now:
+                    lease.give_back()
+        after = self.state(limits, now)
         name = self.id
-        return Change(
+        change = Change(
             at=now,
             who=who,
             what=what,
@@ -109,15 +124,32 @@ class Ledger:
             unit=name.unit,
             key=name.key,
             window=name.window,
-            before=before,
-            after=after,
+            before=before.limit if what == "top-up" else before.spent,
+            after=after.limit if what == "top-up" else after.spent,
         )
+        return change, after
 
-    def _grant(self, message: Message, now: float) -> Decimal:
+    def has_ended(self, now: float) -> bool:
+        """Tell whether its window ended so long ago that it may be forgotten."""
+        return self.ends_at is not None and self.ends_at + KEEP_ENDED_S <= now
+
+    def _take_in(self, lease: Lease, message: Message, now: float) -> None:
+        """Enter what the owner of a lease has spent and gives back."""
+        lease.freed = lease.freed and message.granted > lease.granted  # until its owner has learned of it
+        if lease.number < message.number - 1 and not lease.freed:
+            lease.granted = down(message.granted, self.id.unit)  # the store has lost messages: the process knows better
+        spent = max(lease.spent, up(message.spent, self.id.unit))
+        self._spend(spent - lease.spent, now)
+        lease.number, lease.spent = message.number, spent
+        lease.granted = max(lease.granted, spent)  # what was spent without a grant counts all the same
+        lease.granted -= down(max(NONE, min(message.returns, lease.left)), self.id.unit)
+        lease.expires_at, lease.free_if_lost = now + message.ttl_s, message.lost_lease == "free"
+
+    def _grant(self, message: Message, limits: Limits, now: float) -> Decimal:
         """Return what a lease gets: all that it wants while there is much, a share of what is left when there is little."""
-        if not message.wants:
+        if message.wants <= 0:
             return NONE
-        state = self.state(now)
+        state = self.state(limits, now)
         share = state.free / (2 * max(1, state.leases))
         least = up(message.least, self.id.unit)
         amount = down(min(state.free, max(least, min(message.wants, share))), self.id.unit)
@@ -127,37 +159,37 @@ class Ledger:
         return amount
 
     def _let_go(self, now: float) -> None:
-        """Take back what lost leases had left, where it is free, and what a rolling window no longer counts."""
+        """Take back what lost leases had left, where it is free by now, and what a rolling window no longer counts."""
         for name, lease in list(self.leases.items()):
-            if lease.free_if_lost and lease.expires_at <= now and lease.left:
-                lease.granted, lease.freed = lease.spent, True
-            if not lease.left and lease.expires_at + FORGET_S <= now:
+            if lease.expires_at > now:
+                continue
+            if lease.free_if_lost or (self.rolling_s is not None and lease.expires_at + self.rolling_s <= now):
+                lease.give_back()
+            if lease.expires_at + FORGET_S <= now:
+                self._spend(lease.left, lease.expires_at)
                 del self.leases[name]  # its owner starts a new one long before
-        while self.slices and self.slices[0][0] <= now:
-            self.spent -= self.slices.pop(0)[1]
+        for until in [until for until in self.slices if until <= now]:
+            self.spent -= self.slices.pop(until)
 
-    def _spend(self, amount: Decimal, now: float) -> None:
+    def _spend(self, amount: Decimal, at: float) -> None:
         self.spent += amount
         if self.rolling_s is not None and amount:
             step = self.rolling_s / SLICES
-            until = (now // step + 1) * step + self.rolling_s
-            if self.slices and self.slices[-1][0] >= until:
-                self.slices[-1] = (self.slices[-1][0], self.slices[-1][1] + amount)
-            else:
-                self.slices.append((until, amount))
+            until = (at // step + 1) * step + self.rolling_s
+            self.slices[until] = self.slices.get(until, NONE) + amount
 
     def to_dict(self) -> dict[str, Any]:
         """Return it JSON-ready; amounts are strings, so that no digit is lost."""
         return {
-            "limit": str(self.limit),
-            "own": None if self.own is None else str(self.own),
+            "said": None if self.said is None else str(self.said),
+            "own": self.own,
             "spent": str(self.spent),
             "extra": str(self.extra),
             "leases": {
                 name: [x.number, str(x.granted), str(x.spent), x.expires_at, x.free_if_lost, x.freed]
                 for name, x in self.leases.items()
             },
-            "slices": [[until, str(amount)] for until, amount in self.slices],
+            "slices": [[until, str(amount)] for until, amount in self.slices.items()],
             "rolling_s": self.rolling_s,
             "ends_at": self.ends_at,
             "wanted": [self.wanted_by, self.wanted_until],
@@ -169,15 +201,15 @@ class Ledger:
         """Return what `to_dict` has written."""
         return cls(
             id=account,
-            limit=Decimal(said["limit"]),
-            own=None if said["own"] is None else Decimal(said["own"]),
+            said=None if said["said"] is None else Decimal(said["said"]),
+            own=said["own"],
             spent=Decimal(said["spent"]),
             extra=Decimal(said["extra"]),
             leases={
                 name: Lease(number, Decimal(granted), Decimal(spent), *rest)
                 for name, (number, granted, spent, *rest) in said["leases"].items()
             },
-            slices=[(until, Decimal(amount)) for until, amount in said["slices"]],
+            slices={until: Decimal(amount) for until, amount in said["slices"]},
             rolling_s=said["rolling_s"],
             ends_at=said["ends_at"],
             wanted_by=said["wanted"][0],

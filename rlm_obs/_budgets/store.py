@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
-from typing import Literal, Protocol
+from dataclasses import asdict, dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
+from typing import Any, Literal, Protocol
 
 UNITS = ("usd", "tokens", "calls")
 #: Stores keep dollars to this grain, tokens and calls whole; what is spent is rounded up, what is granted down.
 GRAIN = Decimal("1e-15")
+#: In what amounts are added: no digit is lost, whatever the program has set for its own sums.
+EXACT = Context(prec=60)
 #: How long a message that could not be served has the other leases give back what they do not need.
 WANTED_S = 2.0
 OnChange = Literal["refuse", "set", "keep"]
@@ -73,7 +75,7 @@ class State:
 
     @property
     def free(self) -> Decimal:
-        return self.limit - self.spent - self.leased
+        return EXACT.subtract(EXACT.subtract(self.limit, self.spent), self.leased)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,17 @@ class Change:
     window: str = ""
     before: Decimal | None = None
     after: Decimal | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it JSON-ready; amounts are strings, so that no digit is lost."""
+        said = asdict(self)
+        return said | {name: None if said[name] is None else f"{said[name]:f}" for name in ("before", "after")}
+
+    @classmethod
+    def from_dict(cls, said: Mapping[str, Any]) -> Change:
+        """Return what `to_dict` has written."""
+        amounts = {name: None if said[name] is None else Decimal(said[name]) for name in ("before", "after")}
+        return cls(**{**said, **amounts})
 
 
 class LimitConflict(Exception):
@@ -128,9 +141,10 @@ class Store(Protocol):
 
         A message whose number is not above the last one changes nothing and gets the state as it is. A lease whose time
         has passed has lost what it had left: under "spent" that counts as spent until its owner comes back and has it
-        again; under "free" it went back, and what its owner spent of it counts all the same. A store that has lost
-        messages (the number jumps) takes the totals of the message. Raises StoreLost where a lease that has been in use
-        finds no account at all.
+        again (in a rolling window no longer than anything spent); under "free" it went back, and what its owner spent
+        of it counts all the same. A store that has lost messages (the number jumps) takes the totals of the message,
+        but for what went back and its owner may not know yet. Raises StoreLost where a lease with a grant finds that
+        nothing is known of its account.
         """
 
     def read(self, account: AccountId) -> State | None:
@@ -141,8 +155,8 @@ class Store(Protocol):
 
     def change(self, account: AccountId, what: Literal["set", "top-up", "reset"], amount: Decimal, who: str) -> State:
         """Set the limit (of the account's key, or with the key "" of every key without its own, from now on, in each
-        window), top this one account up by `amount`, or reset it: nothing is spent, and nothing held but by living leases.
-        Raises KeyError for a budget that was never declared, ValueError where a limit is not known.
+        window), top this one account up by `amount`, or reset it: nothing is spent, nothing is held but by living leases,
+        and no mark is set. Raises KeyError for a budget that was never declared, ValueError where a limit is not known.
         """
 
     def history(self, budget: str) -> Sequence[Change]:
@@ -157,9 +171,9 @@ class Store(Protocol):
 
 def up(amount: Decimal, unit: str) -> Decimal:
     """Round what was spent up to what stores keep."""
-    return amount.quantize(GRAIN if unit == "usd" else Decimal(1), ROUND_CEILING)
+    return amount.quantize(GRAIN if unit == "usd" else Decimal(1), ROUND_CEILING, EXACT)
 
 
 def down(amount: Decimal, unit: str) -> Decimal:
     """Round what is granted down to what stores keep."""
-    return amount.quantize(GRAIN if unit == "usd" else Decimal(1), ROUND_FLOOR)
+    return amount.quantize(GRAIN if unit == "usd" else Decimal(1), ROUND_FLOOR, EXACT)

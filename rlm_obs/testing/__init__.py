@@ -13,6 +13,7 @@ _HOMES = {
     "FakeOpenAI": "rlm_obs.testing._server",
     "Seen": "rlm_obs.testing._answers",
     "SpanList": "rlm_obs.testing._collect",
+    "StoreContract": "rlm_obs.testing._store_contract",
     "collect": "rlm_obs.testing._collect",
     "fake_openai": "rlm_obs.testing._server",
 }
@@ -28,3 +29,4 @@ if TYPE_CHECKING:
     from rlm_obs.testing._contracts import ExporterContract as ExporterContract
     from rlm_obs.testing._server import FakeOpenAI as FakeOpenAI
     from rlm_obs.testing._server import fake_openai as fake_openai
+    from rlm_obs.testing._store_contract import StoreContract as StoreContract
