@@ -309,7 +309,7 @@ def test_debug_plugins_prints_each_plugin_and_each_call(
 ) -> None:
     """RLM_OBS_DEBUG_PLUGINS=1: what is loaded, and each hook with its arguments and its answer, on stderr."""
     install("csv-for-rlm", {"good": "good_one"}, good_one=GOOD)
-    plugins = load(debug_plugins=True)
+    plugins = load(debug_plugins=True, block="prices")  # which wants a real usage
     plugins.register(Telling("mine", [], "an answer"), "mine")
     plugins.first("price", request="a request", usage="a usage", duration_s=None)
     said = capsys.readouterr().err
