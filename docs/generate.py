@@ -36,6 +36,7 @@ GROUPS = {
         "inject",
         "extract",
         "AsgiMiddleware",
+        "score",
         "Tracer",
         "create_tracer",
     ),
@@ -52,7 +53,7 @@ RETURNED = ("Collected", "FakeOpenAI", "Instrumentation")
 INTERNAL = {
     "CostTracker": ("book", "out_of_room"),
     "Instrumentation": ("watch_sigterm",),
-    "Tracer": ("context_of", "start", "start_call"),
+    "Tracer": ("context_of", "score", "start", "start_call"),
 }
 
 #: How a setting's type reads to a person.

@@ -46,6 +46,7 @@ _HOMES = {
     "read_records": "rlm_obs._exporters.file",
     "register_plugin": "rlm_obs._runtime",
     "report": "rlm_obs._runtime",
+    "score": "rlm_obs._score",
     "stats": "rlm_obs._runtime",
     "traced": "rlm_obs._decorators",
     "uninstrument": "rlm_obs._runtime",
@@ -84,6 +85,7 @@ if TYPE_CHECKING:
     from rlm_obs._runtime import stats as stats
     from rlm_obs._runtime import uninstrument as uninstrument
     from rlm_obs._runtime import unregister_plugin as unregister_plugin
+    from rlm_obs._score import score as score
     from rlm_obs._settings import Settings as Settings
     from rlm_obs._tracer import Tracer as Tracer
     from rlm_obs._tracer import create_tracer as create_tracer

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from opentelemetry import context as otel
 
 from rlm_obs import _guard, _lost, _scope
+from rlm_obs._attributes import ARGUMENT_PREFIX
 from rlm_obs._content import recorded_arguments
 from rlm_obs._plugins import gates, loaded
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from rlm_obs._tracer import Tracer
     from rlm_obs._tracker import CostTracker
 
-ARGUMENT = "rlm_obs.args."
 MOST_CHARACTERS = 256
 SECRET = re.compile(r"key|token|passw|secret|credential|authorization", re.IGNORECASE)
 INT64 = 2**63  # an attribute's integers end here
@@ -103,7 +103,7 @@ class OpensSpan:
                 shown = recorded_arguments(
                     loaded(), dict(self._captured(wrapped, instance, args, kwargs)), MOST_CHARACTERS
                 )
-                attributes = {**(attributes or {}), **{ARGUMENT + name: value for name, value in shown.items()}}
+                attributes = {**(attributes or {}), **{ARGUMENT_PREFIX + name: value for name, value in shown.items()}}
             return self._start(tracer, attributes)
         except Exception as error:
             _guard.failed("traced", error)

@@ -25,6 +25,8 @@ class Scope:
     trackers: tuple[CostTracker, ...] = ()
     operations: tuple[str, ...] = ()
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    #: The name of the topmost span above, where it names the trace.
+    trace_name: str | None = None
     #: No span of the tracer is open yet: the next one is the topmost.
     top: bool = True
 
@@ -63,6 +65,7 @@ def widened(
     operation: str | None = None,
     attributes: Mapping[str, Any] | None = None,
     top: bool | None = None,
+    trace_name: str | None = None,
 ) -> Scope:
     """Return the current scope with what is given added; a tracker that holds already is not added twice."""
     held = current()
@@ -72,6 +75,7 @@ def widened(
         trackers=held.trackers + tuple(t for t in trackers if t not in held.trackers),
         operations=held.operations if operation is None else (*held.operations, operation),
         attributes={**held.attributes, **attributes} if attributes else held.attributes,
+        trace_name=held.trace_name if top is None else trace_name,
         top=held.top if top is None else top,
     )
 

@@ -134,6 +134,16 @@ class Settings(BaseSettings):
         validation_alias=_also("RLM_OBS_LANGFUSE_HOST", "LANGFUSE_HOST", "LANGFUSE_BASE_URL"),
         description="Langfuse's address.",
     )
+    langfuse_environment: str | None = Field(
+        default=None,
+        validation_alias=_also("RLM_OBS_LANGFUSE_ENVIRONMENT", "LANGFUSE_TRACING_ENVIRONMENT"),
+        description="Langfuse's environment of the traces; unset is the resource's `deployment.environment.name`.",
+    )
+    langfuse_release: str | None = Field(
+        default=None,
+        validation_alias=_also("RLM_OBS_LANGFUSE_RELEASE", "LANGFUSE_RELEASE"),
+        description="The program's release on Langfuse's traces; unset is the resource's `service.version`.",
+    )
     exit_timeout_s: float = Field(
         default=5.0, ge=0, le=600, description="The longest that the end of the program waits for exporters."
     )

@@ -12,11 +12,13 @@ from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace import Tracer as SdkTracer
 from opentelemetry.sdk.trace.export import SpanExporter
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ParentBased, Sampler, TraceIdRatioBased
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode
 
 from rlm_obs import _callspan, _delivery, _lost, _scope
-from rlm_obs._attributes import ERROR_TYPE, ROOT
+from rlm_obs._attributes import ABOVE, ERROR_TYPE, ROOT, SESSION, TRACE_NAME, USER
+from rlm_obs._callspan import SAMPLED, CallSpan
 from rlm_obs._plugins import gates, loaded
 from rlm_obs._settings import Settings, read_settings
 from rlm_obs.errors import ConfigError
@@ -59,6 +61,7 @@ class Tracer:
         self._pipelines = _delivery.build_pipelines(wanted, loaded(), chosen)
         for pipeline in self._pipelines:
             provider.add_span_processor(pipeline)  # type: ignore[union-attr]  # checked above
+        _show_links([pipeline.exporter for pipeline in self._pipelines])
         self._resource = getattr(provider, "resource", None)
         self._tracer = trace.get_tracer("rlm_obs", tracer_provider=provider)
         self._own = own if _plain(self._tracer) else None
@@ -94,13 +97,14 @@ class Tracer:
         """Start the span of a call (kind CLIENT), as `start` does; `attributes` is taken over, not copied."""
         if self._own is None:
             return self.start(name, attributes, kind=SpanKind.CLIENT)
-        scope = _scope.current()
+        scope, around = _scope.current(), trace.get_current_span()
+        if self._is_topmost(scope, around):
+            attributes.update(_of_topmost(around))
+        elif scope.trace_name is not None:
+            attributes[TRACE_NAME] = scope.trace_name
         if scope.attributes:
             for key, value in scope.attributes.items():
                 attributes.setdefault(key, value)
-        around = trace.get_current_span()
-        if self._is_topmost(scope, around):
-            attributes[ROOT] = True
         parent = around.get_span_context()
         return _callspan.start(self._own, self._pipelines, name, attributes, SpanKind.CLIENT, parent)
 
@@ -111,10 +115,12 @@ class Tracer:
 
         The topmost span of this tracer in a trace is marked `rlm_obs.root`, for the exporters that draw trees.
         """
-        scope = _scope.current()
+        scope, around = _scope.current(), trace.get_current_span()
         first = {**scope.attributes, **attributes} if attributes else dict(scope.attributes)
-        if self._is_topmost(scope, trace.get_current_span()):
-            first[ROOT] = True
+        if self._is_topmost(scope, around):
+            first = {**_of_topmost(around), **first}
+        elif scope.trace_name is not None:
+            first[TRACE_NAME] = scope.trace_name
         return self._tracer.start_span(name, kind=kind, attributes=first)
 
     def _is_topmost(self, scope: _scope.Scope, around: Span) -> bool:
@@ -130,7 +136,20 @@ class Tracer:
         scope = _scope.current()
         if scope.tracer is self and not scope.top:
             return trace.set_span_in_context(span)
-        return trace.set_span_in_context(span, _scope.with_scope(_scope.widened(tracer=self, top=False)))
+        below = _scope.widened(tracer=self, top=False, trace_name=_names_trace(span))
+        return trace.set_span_in_context(span, _scope.with_scope(below))
+
+    def score(self, name: str, attributes: Mapping[str, Any], trace_id: int, parent: SpanContext | None) -> None:
+        """Deliver a score as a span of no duration, of any trace: each exporter makes of it what it can."""
+        kind = SpanKind.INTERNAL
+        if self._own is None:
+            above = parent or SpanContext(trace_id, RandomIdGenerator().generate_span_id(), True, SAMPLED)
+            within = trace.set_span_in_context(trace.NonRecordingSpan(above))
+            self._tracer.start_span(name, within, kind, dict(attributes)).end()
+            return
+        flags = SAMPLED if parent is None else parent.trace_flags
+        own = SpanContext(trace_id, self._own.id_generator.generate_span_id(), False, flags)
+        CallSpan(name, own, parent, kind, dict(attributes), self._pipelines, self._own.resource).end()
 
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Deliver what is queued; True if, within `timeout_s`, every exporter has accepted everything."""
@@ -148,6 +167,31 @@ class Tracer:
 
     def __repr__(self) -> str:
         return f"Tracer({self.service_name!r}, exporters={[p.name for p in self._pipelines]})"
+
+
+def _show_links(exporters: Sequence[SpanExporter]) -> None:
+    """Tell the exporters that have room for it (`links`) where a person sees a trace, by those that know (`trace_url`)."""
+    known = [url for exporter in exporters if callable(url := getattr(exporter, "trace_url", None))]
+    for exporter in exporters:
+        if hasattr(exporter, "links"):
+            exporter.links = known
+
+
+def _of_topmost(around: Span) -> dict[str, Any]:
+    """Return what the topmost span of a tracer says of itself: whose span is above it, and for whom that one is."""
+    said: dict[str, Any] = {ROOT: True}
+    scope = getattr(around, "instrumentation_scope", None)
+    if scope is not None:
+        said[ABOVE] = scope.name
+        theirs = getattr(around, "attributes", None) or {}
+        said |= {name: theirs[name] for name in (USER, SESSION) if name in theirs}
+    return said
+
+
+def _names_trace(span: Span) -> str | None:
+    """Return the name of a topmost span, unless the trace was begun by others, who have named it."""
+    parent = getattr(span, "parent", None)
+    return getattr(span, "name", None) if parent is None else None
 
 
 def _plain(tracer: trace.Tracer) -> bool:

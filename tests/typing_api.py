@@ -47,6 +47,7 @@ from rlm_obs import (
     read_records,
     register_plugin,
     report,
+    score,
     stats,
     traced,
     uninstrument,
@@ -247,6 +248,9 @@ async def for_somebody(number: int) -> str:
 with context(user_id="u") as entered, extract({"traceparent": "…"}):
     assert_type(entered, context)
     print(inject()["traceparent"], inject({"accept": "text/plain"}), for_somebody(1))
+
+
+assert_type(score("helpful", 0.9, "short", trace_id="0" * 31 + "1", span_id=None), bool)
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None: ...

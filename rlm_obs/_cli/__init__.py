@@ -81,8 +81,9 @@ def refuse(why: str) -> None:
 def command(name: str, function: Callable[..., Any]) -> click.Command:
     """Make a click command of a plain function; its docstring is the help, what it returns is the exit code (None: 0).
 
-    A parameter without a default is an argument, any other an option, a bool a flag. Types: str, int, float, Path,
-    a Literal of strings, an Enum, each also `| None`; `Annotated[…, "text"]` gives help. Raises ConfigError for others.
+    A parameter without a default is an argument (one that may be None can be left out), any other an option, a bool a
+    flag. Types: str, int, float, Path, a Literal of strings, an Enum, each also `| None`; `Annotated[…, "text"]` gives
+    help. Raises ConfigError for others.
     """
     hints = get_type_hints(function, include_extras=True)
     parameters = [parameter(one, hints.get(one.name, str)) for one in inspect.signature(function).parameters.values()]
@@ -98,7 +99,8 @@ def parameter(one: inspect.Parameter, hint: Any) -> click.Parameter:
     text = next((said for said in getattr(hint, "__metadata__", ()) if isinstance(said, str)), None)
     kind, read = kind_of(hint, one.name)
     if one.default is one.empty and kind is not bool:
-        return click.Argument([one.name], type=kind, callback=read)
+        bare = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+        return click.Argument([one.name], type=kind, callback=read, required=types.NoneType not in get_args(bare))
     flag = "--" + one.name.replace("_", "-")
     names, given = [flag, one.name], None if one.default is one.empty else one.default
     if kind is bool:

@@ -12,6 +12,7 @@ from rlm_obs._hookspecs import hookimpl
 def register_commands() -> Mapping[str, Callable[..., Any]]:
     """Offer the commands; each is a plain function in a file of its own."""
     from rlm_obs._cli.demo import demo
+    from rlm_obs._cli.doctor import doctor
     from rlm_obs._cli.plugins import plugins
 
-    return {"demo": demo, "plugins": plugins}
+    return {"demo": demo, "doctor": doctor, "plugins": plugins}

@@ -7,6 +7,7 @@ its own inference, for which it would tokenise prompts, price reasoning at nothi
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -24,9 +25,23 @@ OBSERVATION = "langfuse.observation."
 METADATA = OBSERVATION + "metadata."
 TRACE_NAME = "langfuse.trace.name"
 TRACE_TAGS = "langfuse.trace.tags"
+TRACE_METADATA = "langfuse.trace.metadata."
+ENVIRONMENT = "langfuse.environment"
+RELEASE = "langfuse.release"
+PROMPT = OBSERVATION + "prompt."
+#: What the user may say in Langfuse's own words, on a call too; a call's usage and cost are ours.
+USERS = (TRACE_NAME, TRACE_TAGS, ENVIRONMENT, RELEASE, PROMPT + "name", PROMPT + "version")
+#: The instrumentation of Langfuse's own SDK: a span below one of its spans is not the top of the trace.
+THEIRS = "langfuse-sdk"
 APP_ROOT = "langfuse.internal.is_app_root"
 MESSAGES = ("exception.message", "exception.stacktrace")
 LEVELS = {"ok": "DEFAULT", "error": "ERROR", "refused": "WARNING", "aborted": "WARNING"}
+#: Sources of a cost of nothing -> why it is nothing.
+FREE = {
+    "not sent": "it was not sent",
+    "status": "it was refused by the provider",
+    "not answered": "it did not get through",
+}
 #: Operations that may stand on a call; with others (`invoke_agent`) the server discards model, usage and cost.
 COUNTED = ("chat", "text_completion", "generate_content", "embeddings")
 #: Total -> the parts of it that have a bucket of their own, by field of Usage.
@@ -55,11 +70,19 @@ COSTS = {
 
 def trace_names(spans: Sequence[ReadableSpan]) -> dict[int, str]:
     """Return the names of the traces whose root is among `spans`; one that joins a trace from elsewhere names none."""
-    tops = [span for span in spans if is_root(span) and not (span.parent is not None and span.parent.is_remote)]
+    tops = [span for span in spans if is_root(span) and not _joins(span)]
     return {span.context.trace_id: span.name for span in tops}
 
 
-def observation(span: ReadableSpan, trace_name: str | None = None) -> ReadableSpan:
+def _joins(span: ReadableSpan) -> bool:
+    """Tell whether a topmost span stands below one that Langfuse gets from somebody else."""
+    remote = span.parent is not None and span.parent.is_remote
+    return remote or (span.attributes or {}).get(_attributes.ABOVE) == THEIRS
+
+
+def observation(
+    span: ReadableSpan, trace_name: str | None = None, *, environment: str | None = None, release: str | None = None
+) -> ReadableSpan:
     """Return a copy of `span` as Langfuse reads it; the span itself stays as it is, for the exporters beside this one.
 
     Only calls carry usage and cost: what another library claims on a span above or below would be counted twice.
@@ -76,31 +99,80 @@ def observation(span: ReadableSpan, trace_name: str | None = None) -> ReadableSp
         ours |= _of_call(record, said, span.start_time or 0)
     if error:
         ours[OBSERVATION + "status_message"] = error
-    if trace_name is not None:
-        ours[TRACE_NAME] = trace_name
-    if is_root(span):
+    if is_root(span) and said.get(_attributes.ABOVE) != THEIRS:
         ours[APP_ROOT] = True
-    for attribute, name in ((_attributes.INPUT_MESSAGES, "input"), (_attributes.OUTPUT_MESSAGES, "output")):
-        if attribute in said:
-            ours[OBSERVATION + name] = _text(said.pop(attribute))
-    if "tags" in said:
-        ours[TRACE_TAGS] = said["tags"]
+    ours |= _of_trace(span, said, trace_name, environment, release) | _content(said)
     if record is None:
         ours |= {k: v for k, v in said.items() if k in ours and k.startswith("langfuse.")}  # the user's own choice
-    return ReadableSpan(
-        name=_clean(span.name),
-        context=span.context,
-        parent=span.parent,
-        resource=span.resource,
-        attributes={_clean(k): _clean(v) for k, v in (said | ours).items()},
-        events=[_without_message(event) for event in span.events],
-        links=span.links,
-        kind=span.kind,
-        status=Status(span.status.status_code, None if span.status.is_ok else _clean(error or "error")),
-        start_time=span.start_time,
-        end_time=span.end_time,
-        instrumentation_scope=span.instrumentation_scope,
-    )
+    ours |= {k: said[k] for k in USERS if k in said}
+    return copied(span, said | ours, _clean(error or "error"))
+
+
+def _of_trace(
+    span: ReadableSpan, said: Mapping[str, Any], trace_name: str | None, environment: str | None, release: str | None
+) -> dict[str, Any]:
+    """Return what Langfuse wants of the trace on every span of it, not only on the root."""
+    resource = span.resource.attributes if span.resource is not None else {}
+    named = resource.get("deployment.environment.name") or resource.get("deployment.environment")
+    found = {
+        TRACE_NAME: trace_name or said.get(_attributes.TRACE_NAME),
+        TRACE_TAGS: said.get(_attributes.TAGS),
+        ENVIRONMENT: environment or environment_of(named),
+        RELEASE: release or resource.get("service.version"),
+        TRACE_METADATA + _attributes.TENANT: said.get(_attributes.TENANT),
+    }
+    found |= {
+        TRACE_METADATA + key.removeprefix(_attributes.METADATA_PREFIX): value
+        for key, value in said.items()
+        if key.startswith(_attributes.METADATA_PREFIX)
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def environment_of(named: object) -> str | None:
+    """Return an environment's name as Langfuse takes it (a wrong one would be refused); None where nothing is left of it."""
+    fitting = re.sub(r"[^a-z0-9_-]", "-", str(named or "").lower())[:40]
+    return None if not fitting or fitting.startswith("langfuse") else fitting
+
+
+def _content(said: dict[str, Any]) -> dict[str, Any]:
+    """Move captured prompts, answers and arguments to where Langfuse shows them."""
+    into: dict[str, Any] = {}
+    if _attributes.INSTRUCTIONS in said:  # which Langfuse shows as the first message
+        system = {"role": "system", "parts": json.loads(said.pop(_attributes.INSTRUCTIONS))}
+        messages = [system, *json.loads(said.get(_attributes.INPUT_MESSAGES, "[]"))]
+        said[_attributes.INPUT_MESSAGES] = json.dumps(messages, ensure_ascii=False)
+    for attribute, name in ((_attributes.INPUT_MESSAGES, "input"), (_attributes.OUTPUT_MESSAGES, "output")):
+        if attribute in said:
+            into[OBSERVATION + name] = _text(said.pop(attribute))
+    arguments = {key: said.pop(key) for key in list(said) if key.startswith(_attributes.ARGUMENT_PREFIX)}
+    if arguments:
+        named = {key.removeprefix(_attributes.ARGUMENT_PREFIX): value for key, value in arguments.items()}
+        into[OBSERVATION + "input"] = json.dumps(named, default=str)
+    return into
+
+
+def score_body(span: ReadableSpan, environment: str | None = None) -> dict[str, Any]:
+    """Return a score as Langfuse's API takes it. Source: its `POST /api/public/scores`."""
+    said = span.attributes or {}
+    value, label = said.get(_attributes.EVALUATION_VALUE), said.get(_attributes.EVALUATION_LABEL)
+    kind = "CATEGORICAL" if value is None else "NUMERIC" if label is None else "BOOLEAN"
+    found = {
+        "id": said[_attributes.SCORE_ID],
+        "traceId": format(span.context.trace_id, "032x"),
+        "observationId": said.get(_attributes.SCORED_SPAN),
+        "name": said[_attributes.EVALUATION_NAME],
+        "value": label if value is None else value,
+        "dataType": kind,
+        "comment": said.get(_attributes.EVALUATION_COMMENT),
+        "environment": _of_trace(span, said, None, environment, None).get(ENVIRONMENT),
+        "timestamp": _iso((span.start_time or 0) / 1e9),
+    }
+    return {key: _clean(given) for key, given in found.items() if given is not None}
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _of_call(record: Record, said: Mapping[str, Any], start: int) -> dict[str, Any]:
@@ -115,17 +187,27 @@ def _of_call(record: Record, said: Mapping[str, Any], start: int) -> dict[str, A
     if sent:
         into[OBSERVATION + "model.parameters"] = json.dumps(sent)
     if record.time_to_first_chunk_s is not None:
-        first = datetime.fromtimestamp(start / 1e9 + record.time_to_first_chunk_s, UTC)
-        into[OBSERVATION + "completion_start_time"] = first.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        into[OBSERVATION + "completion_start_time"] = _iso(start / 1e9 + record.time_to_first_chunk_s)
+    if "gen_ai.prompt.name" in said:
+        version = str(said.get("gen_ai.prompt.version", ""))
+        into[PROMPT + "name"] = said["gen_ai.prompt.name"]
+        into |= {PROMPT + "version": int(version)} if version.isdecimal() else {}
     used = _usage_details(record.usage)
     if used or record.status != "ok":
         into[OBSERVATION + "usage_details"] = json.dumps(used or {"total": 0})
     into[OBSERVATION + "cost_details"] = json.dumps(_cost_details(record.cost))
-    if record.cost is None and record.status != "refused":
-        into[METADATA + "rlm_obs_cost"] = "unknown"
-    elif record.cost is not None and not record.cost.exact:
-        into[METADATA + "rlm_obs_cost"] = "not exact: " + "; ".join(record.cost.caveats)
-    return into
+    return into | {METADATA + name: why for name, why in _about_cost(record).items()}
+
+
+def _about_cost(record: Record) -> dict[str, str]:
+    """Say why a call shows 0, or not its exact cost: in words to filter by, and in words to read."""
+    cost = record.cost
+    if cost is None:
+        why = "no usage was told" if record.usage is None else f"no price is known for {record.model}"
+        return {"rlm_obs_cost": "unknown", "rlm_obs_cost_reason": why} if record.status != "refused" else {}
+    if not cost.exact:
+        return {"rlm_obs_cost": "not exact: " + "; ".join(cost.caveats)}
+    return {"rlm_obs_cost_reason": FREE[cost.source]} if cost.source in FREE else {}
 
 
 def _usage_details(usage: Usage | None) -> dict[str, int]:
@@ -151,6 +233,24 @@ def _cost_details(cost: Cost | None) -> dict[str, float]:
     if cost is None:
         return {"total": 0}
     return {name: float(value) for name, part in COSTS.items() if (value := getattr(cost, part)) is not None}
+
+
+def copied(span: ReadableSpan, attributes: Mapping[str, Any], description: str | None) -> ReadableSpan:
+    """Return a copy with other attributes, as protobuf takes them, and without messages of exceptions."""
+    return ReadableSpan(
+        name=_clean(span.name),
+        context=span.context,
+        parent=span.parent,
+        resource=span.resource,
+        attributes={_clean(k): _clean(v) for k, v in attributes.items()},
+        events=[_without_message(event) for event in span.events],
+        links=span.links,
+        kind=span.kind,
+        status=Status(span.status.status_code, None if span.status.is_ok else description),
+        start_time=span.start_time,
+        end_time=span.end_time,
+        instrumentation_scope=span.instrumentation_scope,
+    )
 
 
 def _without_message(event: Event) -> Event:

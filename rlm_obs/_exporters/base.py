@@ -84,6 +84,11 @@ def is_root(span: ReadableSpan) -> bool:
     return span.parent is None or span.parent.is_remote
 
 
+def is_score(span: ReadableSpan) -> bool:
+    """Tell whether the span is a score, which `rlm_obs.score` has given."""
+    return _attributes.SCORE_ID in (span.attributes or {})
+
+
 def error_type(span: ReadableSpan) -> str | None:
     """Return the class of the error that ended a span, "error" where nobody named it, None where all went well."""
     if span.status.is_ok:

@@ -41,6 +41,8 @@ class ConsoleExporter(SpanExporter):
             raise ConfigError(
                 f"file={file!r} is no open text file: give sys.stderr, or use FileExporter(path) for records"
             )
+        #: Where a person sees a trace, by its id; filled in by the tracer from the exporters beside this one.
+        self.links: Sequence[Callable[[str], str | None]] = ()
         self.show_attributes = show_attributes
         self.file = file
         self._start_anew()
@@ -103,9 +105,12 @@ class ConsoleExporter(SpanExporter):
                         below.setdefault(node.parent_id, []).append(node)
                 children[top.trace_id] = below
             late = (top.trace_id, top.parent_id) in self._printed
-            mark = "" if top.root else "(late)" if late else unseen
+            mark = self._links(top.trace_id) if top.root else "(late)" if late else unseen
             text += self._tree(top, children[top.trace_id], mark)
         return text
+
+    def _links(self, trace_id: int) -> str:
+        return " ".join([url for link in self.links if (url := link(format(trace_id, "032x")))])
 
     def _tree(self, top: Node, children: Mapping[int, Sequence[Node]], mark: str) -> str:
         nodes, total, tree = self._open[top.trace_id], Sum(), [top]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from rlm_obs import _attributes, _guard
-from rlm_obs._exporters.base import error_type
+from rlm_obs._exporters.base import error_type, is_score
 from rlm_obs._hookspecs import hookimpl
 from rlm_obs._record import Cost, Record, Usage
 from rlm_obs.errors import ConfigError
@@ -94,6 +94,8 @@ def read_records(path: str | os.PathLike[str]) -> Iterator[Record]:
 
 def _line_of(span: ReadableSpan) -> bytes:
     record, said = _attributes.record_of(span), span.attributes or {}
+    if is_score(span):
+        return _written(_score_of(span))
     line: dict[str, Any] = {"v": VERSION, "kind": "span" if record is None else "call", "name": span.name}
     if record is not None:
         line |= record.to_dict()
@@ -115,6 +117,28 @@ def _line_of(span: ReadableSpan) -> bytes:
             {"name": e.name, "type": kind} if (kind := (e.attributes or {}).get("exception.type")) else {"name": e.name}
             for e in span.events
         ]
+    return _written(line)
+
+
+def _score_of(span: ReadableSpan) -> dict[str, Any]:
+    said = dict(span.attributes or {})
+    number, label = said.pop(_attributes.EVALUATION_VALUE, None), said.pop(_attributes.EVALUATION_LABEL, None)
+    return {
+        "v": VERSION,
+        "kind": "score",
+        "name": said.pop(_attributes.EVALUATION_NAME),
+        "value": label if number is None else number if label is None else label == "true",
+        "comment": said.pop(_attributes.EVALUATION_COMMENT, None),
+        "id": said.pop(_attributes.SCORE_ID),
+        "trace_id": format(span.context.trace_id, "032x"),
+        "span_id": format(span.context.span_id, "016x"),
+        "scored_span_id": said.pop(_attributes.SCORED_SPAN, None),
+        "started_at": datetime.fromtimestamp((span.start_time or 0) / 1e9, UTC).isoformat(),
+        "attributes": _attributes.users_own(said),
+    }
+
+
+def _written(line: Mapping[str, Any]) -> bytes:
     text = json.dumps(_plain(line), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.encode("utf-8", "backslashreplace") + b"\n"  # half a surrogate pair is written \ud83d, as JSON has it
 

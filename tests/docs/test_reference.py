@@ -17,7 +17,7 @@ import pytest
 
 import rlm_obs
 import rlm_obs.testing
-from rlm_obs import _attributes, _block, _cli, _settings, errors
+from rlm_obs import _attributes, _cli, _settings, errors
 from rlm_obs._plugins import loaded
 
 ROOT = Path(__file__).parents[2]
@@ -120,7 +120,7 @@ def test_attributes() -> None:
     prefixes = {k for k in constants if k.endswith("_PREFIX")}
     written = {v for k, v in constants.items() if k not in prefixes | NOT_WRITTEN}
     written |= {*_attributes.PARAMS.values(), *_attributes.USAGE.values(), _attributes.TOOL_PREFIX + "*"}
-    written |= {_block.ARGUMENT + "*"}
+    written |= {_attributes.ARGUMENT_PREFIX + "*"}
     written |= {_attributes.COST_PREFIX + part for part in (*_attributes.COST_PARTS, "source", "caveats")}
     assert len(rows) == len(set(rows))
     assert set(rows) == written
@@ -140,7 +140,8 @@ def test_file_format() -> None:
         one for row in re.findall(r"^\| (`.*?) \|", read("file-format.md"), re.M) for one in re.findall(r"`(\w+)`", row)
     }
     known = {f.name for f in dataclasses.fields(rlm_obs.Record)}
-    assert said == known | {"v", "kind", "name", "events", "cost_usd"} | set(_attributes.CONTENT)
+    scores = {"value", "comment", "scored_span_id"}
+    assert said == known | {"v", "kind", "name", "events", "cost_usd"} | set(_attributes.CONTENT) | scores
     whole = rlm_obs.Cost(total=Decimal(1), source="a", **dict.fromkeys(_attributes.COST_PARTS[1:], Decimal(0)))
     for part in whole.to_dict():
         assert f"`{part}`" in read("file-format.md")
@@ -178,7 +179,7 @@ def test_no_page_speaks_of_what_is_not_there(path: Path) -> None:
 def attribute_words() -> set[str]:
     """Return the words that follow `rlm_obs.` in names of attributes."""
     named = [v for v in vars(_attributes).values() if isinstance(v, str) and v.startswith("rlm_obs.")]
-    named.append(_block.ARGUMENT)
+    named.append(_attributes.ARGUMENT_PREFIX)
     return {v.split(".")[1] for v in [*named, *_attributes.USAGE.values()] if "." in v}
 
 

@@ -24,7 +24,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from rlm_obs import _attributes
-from rlm_obs._exporters import langfuse
+from rlm_obs._exporters import _sending, langfuse
 from rlm_obs._exporters._observation import observation
 from rlm_obs._exporters.langfuse import LangfuseExporter
 from rlm_obs._record import Cost, Request, Usage
@@ -307,10 +307,15 @@ def test_names_are_langfuses_own(server: Langfuse) -> None:
         _attributes.INPUT_MESSAGES: "x",
         _attributes.OUTPUT_MESSAGES: "x",
         "tags": ("a",),
+        "metadata.k": 1,
+        "gen_ai.prompt.name": "greet",
+        "gen_ai.prompt.version": 2,
     }
-    spans = arrived(server, call(params={"n": 2}, cost=None, **said), call(status="aborted"))
+    exporter = LangfuseExporter(PUBLIC, SECRET, server.url, environment="live", release="1.2")
+    assert exporter.export([call(params={"n": 2}, cost=None, **said), call(status="aborted")]) is SUCCESS
+    spans = server.spans
     sent = {key for span in spans for key in span if key.startswith("langfuse.")}
-    assert len(sent) == 14
+    assert len(sent) == 20
     assert not {key for key in sent - known if not key.startswith(metadata)}
 
 
@@ -507,6 +512,6 @@ def test_no_host(given: Any) -> None:
 
 def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without OpenTelemetry's OTLP exporter, the error is the line to install it."""
-    monkeypatch.setattr(langfuse, "find_spec", lambda name: builtins.__import__("rlm_obs.no_such_parent"))
+    monkeypatch.setattr(_sending, "find_spec", lambda name: builtins.__import__("rlm_obs.no_such_parent"))
     with pytest.raises(ConfigError, match=r"pip install 'rlm-obs\[langfuse\]'"):
         LangfuseExporter(PUBLIC, SECRET)

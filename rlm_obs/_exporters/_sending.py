@@ -1,0 +1,198 @@
+"""Sends spans in OTLP to one address alone: no redirect, no other vendor's key, nothing twice, nothing too big at once."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+from rlm_obs import _guard
+from rlm_obs.errors import ConfigError
+
+if TYPE_CHECKING:
+    import requests
+    from opentelemetry.sdk.trace import ReadableSpan
+
+HTTP = "opentelemetry.exporter.otlp.proto.http"
+#: Answers after which a batch may be sent again; after any other it may have been stored, and would count twice.
+TRY_AGAIN = (429, 502, 503, 504)
+TOO_BIG = 413
+MOST_READ = 4096
+Advice = Callable[[int], str]
+
+
+class Sender:
+    """Stands for the connection to one receiver: made at the first use, anew in a forked child, never shared with it."""
+
+    def __init__(
+        self,
+        name: str,
+        address: str,
+        new_exporter: Callable[[requests.Session], SpanExporter],
+        advice: Advice,
+        auth: tuple[str, str] | None = None,
+        allowed: Collection[str] | None = None,
+    ) -> None:
+        self.name, self.address = name, address
+        self._new_exporter, self._advice, self._auth, self._allowed = new_exporter, advice, auth, allowed
+        self._exporter: SpanExporter | None = None
+        self._session: Any = None
+        self._pid = 0
+
+    def send(self, spans: Sequence[ReadableSpan]) -> bool:
+        """Send spans in one request, in halves where that is too big; True if all were taken."""
+        if not spans:
+            return True
+        self._connect()
+        if self._once(spans):
+            return bool(self._session.rejected == 0)
+        if self._session.status == TOO_BIG and len(spans) > 1:
+            middle = len(spans) // 2
+            return all([self.send(half) for half in (spans[:middle], spans[middle:])])
+        if self._session.status == TOO_BIG:
+            _guard.say_once(f"{self.address} too big", "%s: one span alone is too big for %s", self.name, self.address)
+        return False
+
+    def _once(self, spans: Sequence[ReadableSpan]) -> bool:
+        import requests
+
+        assert self._exporter is not None
+        try:
+            taken: object = self._exporter.export(spans)
+            return taken is SpanExportResult.SUCCESS
+        except requests.HTTPError:  # older OTLP exporters let these out
+            return False
+        except requests.RequestException as error:
+            self._out_of_reach(error)
+            return False
+
+    def post(self, url: str, body: Mapping[str, Any], timeout_s: float) -> bool:
+        """Post JSON beside the spans, once; True if it was taken."""
+        import requests
+
+        self._connect()
+        try:
+            self._session.post(url, json=body, timeout=timeout_s)
+        except requests.HTTPError:
+            return False
+        except requests.RequestException as error:
+            self._out_of_reach(error)
+            return False
+        return bool(200 <= self._session.status < 300)
+
+    def get_json(self, url: str, timeout_s: float) -> tuple[int, Any]:
+        """Return the status (0: out of reach) and the JSON that an address answers; None for an answer that is no JSON."""
+        import requests
+
+        self._connect()
+        try:
+            return 200, self._session.get(url, timeout=timeout_s).json()
+        except (requests.JSONDecodeError, requests.HTTPError):
+            return self._session.status, None
+        except requests.RequestException:
+            return 0, None
+
+    def _out_of_reach(self, error: Exception) -> None:
+        kind = type(error).__name__
+        _guard.say_once(f"{self.address} out of reach", "%s at %s is out of reach (%s)", self.name, self.address, kind)
+
+    def _connect(self) -> None:
+        if self._exporter is None or self._pid != os.getpid():
+            self._session = _session(self.name, self.address, self._advice, self._allowed)
+            self._session.auth = self._auth or _nothing  # and so no .netrc
+            self._exporter, self._pid = self._new_exporter(self._session), os.getpid()
+
+    def close(self) -> None:
+        """Give the connection back; never waits for the receiver."""
+        if self._exporter is not None and self._pid == os.getpid():
+            self._exporter.shutdown()
+
+
+def _nothing(request: Any) -> Any:
+    return request
+
+
+def _session(name: str, address: str, advice: Advice, allowed: Collection[str] | None) -> requests.Session:
+    import requests
+    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+
+    class OnceOnly(requests.Session):
+        """Sends to this address alone, what is meant for it alone, and not again what may have arrived."""
+
+        status = rejected = 0
+
+        def request(self, method: str, url: str | bytes, *args: Any, **options: Any) -> requests.Response:
+            self.status = self.rejected = 0
+            headers = options.get("headers") or {}
+            if allowed is not None:  # OTEL_EXPORTER_OTLP_HEADERS may hold another vendor's key
+                headers = {k: v for k, v in headers.items() if k.lower() in allowed}
+            ends = time.monotonic() + float(options.get("timeout") or 0)
+            options |= {"allow_redirects": False, "stream": True, "headers": headers}
+            try:
+                answer = super().request(method, url, *args, **options)
+            except requests.ConnectionError as error:
+                reason = getattr(next(iter(error.args), None), "reason", None)
+                if isinstance(reason, NewConnectionError | ConnectTimeoutError):
+                    raise  # nothing was sent
+                raise requests.RequestException(type(reason or error).__name__) from None
+            except requests.Timeout as error:
+                raise requests.RequestException(type(error).__name__) from None
+            self.status = status = answer.status_code
+            body = _read(answer, ends)
+            if 200 <= status < 300:
+                self.rejected = _rejected(name, answer, body)
+                return answer
+            if status in TRY_AGAIN:
+                return answer
+            if status != TOO_BIG:
+                _guard.say_once(f"{address} {status}", "%s at %s answers %d: %s", name, address, status, advice(status))
+            raise requests.HTTPError(f"{status} {answer.reason}")
+
+    return OnceOnly()
+
+
+def _read(answer: requests.Response, ends: float) -> bytes:
+    """Read a small answer, for as long as it may take; one that drips is left where it is."""
+    import requests
+
+    body = b""
+    try:
+        for piece in answer.iter_content(1):
+            body += piece
+            if len(body) >= MOST_READ or time.monotonic() > ends:
+                break
+    except requests.RequestException:
+        pass  # it was told what became of the spans; what else it had to say is lost
+    answer.close()
+    answer._content, answer._content_consumed = body, True
+    return body
+
+
+def _rejected(name: str, answer: requests.Response, body: bytes) -> int:
+    """Return how many spans an answer of 200 says were not taken. Source: OTLP specification, "Partial Success"."""
+    if not body or "protobuf" not in answer.headers.get("content-type", ""):
+        return 0
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
+    try:
+        partial = ExportTraceServiceResponse.FromString(body).partial_success
+    except DecodeError:
+        return 0
+    if partial.rejected_spans:
+        _guard.say_once(f"{name} rejected", "%s rejects %d spans of a batch", name, partial.rejected_spans)
+    return int(partial.rejected_spans)
+
+
+def need(module: str, package: str, extra: str, who: str) -> None:
+    """Raise ConfigError with the line to install, where OpenTelemetry's exporter is not there."""
+    try:
+        found = find_spec(module)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        raise ConfigError(f"{who} needs {package}: pip install 'rlm-obs[{extra}]'")
