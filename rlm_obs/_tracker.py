@@ -5,94 +5,37 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import TimeoutError as Late
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
-from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from opentelemetry import context as otel
 
 from rlm_obs import _guard, _lost, _scope
-from rlm_obs._budgets.desk import NONE, Account, desk
+from rlm_obs._budgets import alerts
+from rlm_obs._budgets.account import NONE, Account, in_event_loop
+from rlm_obs._budgets.alerts import Alert, messenger
+from rlm_obs._budgets.book import Book, read_limits, read_own, read_spelled
+from rlm_obs._budgets.desk import desk
+from rlm_obs._budgets.runaway import Guards
+from rlm_obs._budgets.sharing import Terms, keeper_of
+from rlm_obs._budgets.store import Store
+from rlm_obs._budgets.windows import Window
 from rlm_obs._plugins import gates, loaded
-from rlm_obs._record import Record, dollars
-from rlm_obs.errors import BudgetExceeded, ConfigError, money
+from rlm_obs._record import Record, Request, dollars
+from rlm_obs._report import Balance, CostReport, Tally
+from rlm_obs.errors import BudgetExceeded, ConfigError, amount_of, money
 
-ENFORCEMENTS = ("reserve", "check", "warn", "off")
-MOST_NAMES = 10_000  # operations and models are the user's strings: past this many, the rest is counted as "other"
+if TYPE_CHECKING:
+    from rlm_obs._estimate import Estimate
+
+ENFORCEMENTS = ("reserve", "expected", "check", "warn", "off")
 MILLION = Decimal(1_000_000)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Alert:
-    """A budget crossed a threshold, or (`exhausted`) refused a call. Amounts are US dollars."""
-
-    budget: str
-    threshold: float
-    spent: Decimal
-    limit: Decimal
-    exhausted: bool = False
-
-    def __str__(self) -> str:
-        if self.exhausted:
-            return f"budget {self.budget!r} has refused a call: {money(self.spent)} of {money(self.limit)} is spent"
-        return f"budget {self.budget!r} has reached {self.threshold:.0%}: {money(self.spent)} of {money(self.limit)}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CostReport:
-    """What was spent so far, in US dollars. `total_cost` is exact but for `inexact_cost`, the part that has caveats.
-
-    `by_operation` counts a call under each operation around it, so nested ones sum to more than the total; a call
-    outside of any stands under its kind ("chat", "embeddings"). `remaining` is None without a budget.
-    """
-
-    name: str
-    total_cost: Decimal
-    budget_usd: Decimal | None
-    held: Decimal
-    calls: int
-    unpriced_calls: int
-    refused_calls: int
-    failed_calls: int
-    inexact_cost: Decimal
-    by_model: Mapping[str, Decimal] = field(default_factory=dict)
-    by_operation: Mapping[str, Decimal] = field(default_factory=dict)
-
-    @property
-    def remaining(self) -> Decimal | None:
-        """US dollars left to spend, never below 0; None without a budget."""
-        return None if self.budget_usd is None else max(NONE, self.budget_usd - self.total_cost)
-
-    @property
-    def remaining_percent(self) -> float | None:
-        """What is left, in percent of the budget (100.0: nothing was spent); None without a budget."""
-        if self.budget_usd is None:
-            return None
-        return float(100 * self.remaining / self.budget_usd) if self.budget_usd and self.remaining is not None else 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready dict; amounts are strings, so that no digit is lost."""
-        amounts = {
-            "total_cost": self.total_cost,
-            "inexact_cost": self.inexact_cost,
-            "budget_usd": self.budget_usd,
-            "held": self.held,
-            "remaining": self.remaining,
-        }
-        return {
-            "name": self.name,
-            **{name: None if value is None else format(value, "f") for name, value in amounts.items()},
-            "remaining_percent": self.remaining_percent,
-            "calls": self.calls,
-            "unpriced_calls": self.unpriced_calls,
-            "refused_calls": self.refused_calls,
-            "failed_calls": self.failed_calls,
-            "by_model": {name: format(value, "f") for name, value in self.by_model.items()},
-            "by_operation": {name: format(value, "f") for name, value in self.by_operation.items()},
-        }
+Receiver = str | Callable[[Alert], object]
 
 
 class CostTracker:
@@ -101,118 +44,242 @@ class CostTracker:
     Calls fall under a tracker inside `with tracker:`, `with tracker.track("operation"):`, a function decorated with
     `@rlm_obs.cost_tracked(tracker=tracker)`, or an `RLM` bound to it; trackers nest, and a call must fit in all of them.
 
-    `budget_usd`: the limit in US dollars (None only counts). `alert_threshold`: the share of it at which `on_alert` and the
-    `budget_alert` hook are called, once. `enforcement`: "reserve" holds the most a call can cost before it is sent, so
-    that concurrent calls cannot overspend together; "check" looks at the money spent so far only; "warn" never refuses;
-    "off" only counts. `wait_s`: how long a call waits for money that is held by others (None: the request's own timeout).
-    `clamp`: lower the output limit of a call that set none to what is left, down to `min_output_tokens`.
-    `unknown_price`: what to do with a model without a price: "block", "warn", or US dollars per million tokens to assume.
-    `unseen_usage`: how a stream that was left early is settled: by an "estimate", or by the whole "hold".
+    **How much.** `budget_usd`, `budget_tokens` (input and output) and `budget_calls` are the limits; without any it only
+    counts. `budget` says them in words: "$10/day", "200k tokens/hour". `window`: "hour", "day", "week" (from Monday) or
+    "month" in `time_zone`, or a timedelta for a rolling window; None is for all time. `per`: one budget for each value of
+    an attribute ("user.id", see `rlm_obs.context`) or of a function of the Request; `limits` are those of single keys, as
+    a mapping or a function (US dollars, or {"tokens": …}).
 
-    Raises ConfigError for a bad argument; calls under it raise BudgetExceeded or UnknownPrice, and then nothing is sent.
+    **How strict.** `enforcement`: "reserve" holds the most a call can cost before it is sent, so that concurrent calls
+    cannot overspend together; "expected" holds what such calls have cost so far, with a margin; "check" looks at what is
+    spent only; "warn" never refuses; "off" only counts. `wait_s`: how long a call waits for what others hold (None: the
+    request's own timeout). `clamp`: lower the output limit of a call that set none to what is left, down to
+    `min_output_tokens`. `unknown_price`: what to do with a model without a price: "block", "warn", or US dollars per
+    million tokens to assume. `unseen_usage`: how a stream that was left early is settled: by an "estimate" or the "hold".
+
+    **Where.** `store`: a URL ("sqlite:///budgets.db", "redis://host/0") or a store object, by which processes share the
+    budget under its `name`; `lease_s` after a process was last heard of, what it had left counts as "spent" or goes back
+    ("free"): `lost_lease`. While the store is silent for `store_timeout_s` calls are refused (`fail="closed"`) or let
+    through ("open"). `on_limit_change`: "refuse", "set" or "keep" where the store has another limit.
+
+    **Who is told.** `alert_threshold`: the share of the budget (or several) at which `on_alert` (a function, a coroutine
+    function, or an "https://…" address) and the `budget_alert` hook are called, once each. `on_budget_exceeded`: called
+    before a refusal; a number it returns is the new limit, and the call is tried again. `on_low`: the model (or a function
+    of the Request that returns one) that calls get from the first threshold on.
+
+    **Runaways.** `max_repeats` of one request in a row, `max_calls_per_minute`, `max_spend_rate` (times the usual
+    spending of a minute): past them calls raise Runaway.
+
+    Raises ConfigError for a bad argument; calls under it raise BudgetExceeded, BudgetUnavailable, UnknownPrice or Runaway,
+    and then nothing is sent.
     """
 
     def __init__(
         self,
         budget_usd: Decimal | float | str | None = None,
-        alert_threshold: float = 0.8,
+        alert_threshold: float | Sequence[float] = 0.8,
         name: str = "default",
         *,
+        budget: str | None = None,
+        budget_tokens: int | None = None,
+        budget_calls: int | None = None,
+        per: str | Callable[[Request], object] | None = None,
+        limits: Mapping[str, Any] | Callable[[str], Any] | None = None,
+        window: str | timedelta | None = None,
+        time_zone: str = "UTC",
         enforcement: str = "reserve",
         wait_s: float | None = None,
         clamp: bool = True,
         min_output_tokens: int = 256,
         unknown_price: str | Decimal | float = "block",
         unseen_usage: str = "estimate",
-        on_alert: Callable[[Alert], object] | None = None,
+        store: str | Store | None = None,
+        fail: Literal["closed", "open"] = "closed",
+        store_timeout_s: float = 2.0,
+        lease_s: float = 60.0,
+        lost_lease: Literal["spent", "free"] = "spent",
+        on_limit_change: Literal["refuse", "set", "keep"] = "refuse",
+        on_alert: Receiver | None = None,
         on_budget_exceeded: Callable[[BudgetExceeded], object] | None = None,
+        on_low: str | Callable[[Request], str | None] | None = None,
+        max_repeats: int | None = None,
+        max_calls_per_minute: int | None = None,
+        max_spend_rate: float | None = None,
     ) -> None:
-        limit = None if budget_usd is None else dollars(budget_usd, "budget_usd")
+        given = read_limits(budget_usd, budget_tokens, budget_calls)
+        if budget is not None:
+            if given or window is not None or not isinstance(budget, str):
+                raise ConfigError('budget="$10/day" says limits and window in words: give it alone')
+            given, window = read_spelled(budget)
         _one_of("enforcement", enforcement, ENFORCEMENTS)
         _one_of("unseen_usage", unseen_usage, ("estimate", "hold"))
-        if not _is_number(alert_threshold) or not 0 < alert_threshold <= 1:
-            raise ConfigError(f"alert_threshold={alert_threshold!r}: give a share of the budget, above 0 and up to 1")
-        if wait_s is not None and not (_is_number(wait_s) and 0 <= wait_s <= 86_400):
-            raise ConfigError(f"wait_s={wait_s!r}: give seconds, 0 to 86400")
+        _one_of("fail", fail, ("closed", "open"))
+        _one_of("lost_lease", lost_lease, ("spent", "free"))
+        _one_of("on_limit_change", on_limit_change, ("refuse", "set", "keep"))
+        for argument, seconds, least, most in (
+            ("wait_s", wait_s, 0, 86_400),
+            ("store_timeout_s", store_timeout_s, 0.01, 600),
+            ("lease_s", lease_s, 1, 86_400),
+        ):
+            if seconds is not None and not (_is_number(seconds) and least <= seconds <= most):
+                raise ConfigError(f"{argument}={seconds!r}: give seconds, {least} to {most}")
         if isinstance(min_output_tokens, bool) or not isinstance(min_output_tokens, int) or min_output_tokens < 1:
             raise ConfigError(f"min_output_tokens={min_output_tokens!r}: give a number of tokens, 1 or more")
-        for argument, given in (("on_alert", on_alert), ("on_budget_exceeded", on_budget_exceeded)):
-            if given is not None and not callable(given):
-                raise ConfigError(f"{argument}={given!r}: give a function of one argument")
-        self.name, self.alert_threshold, self.wait_s, self.unseen_usage = (
-            name,
-            float(alert_threshold),
-            wait_s,
-            unseen_usage,
-        )
-        self._alert_share = Decimal(str(alert_threshold))
+        if on_budget_exceeded is not None and not callable(on_budget_exceeded):
+            raise ConfigError(f"on_budget_exceeded={on_budget_exceeded!r}: give a function of one argument")
+        if per is not None and not callable(per) and not isinstance(per, str):
+            raise ConfigError(
+                f'per={per!r}: give the name of an attribute, such as "user.id", or a function of the Request'
+            )
+        if limits is not None and per is None:
+            raise ConfigError('limits=… gives keys limits of their own: say what a key is, such as per="user.id"')
+        if on_low is not None and not callable(on_low) and not isinstance(on_low, str):
+            raise ConfigError(f"on_low={on_low!r}: give the name of a model, or a function of the Request")
+        alerts.check_receiver("on_alert", on_alert)
+        self.thresholds = alerts.read_thresholds(alert_threshold)
+        self.alert_threshold = self.thresholds[0] if self.thresholds else 1.0
+        self._alert_from = min(Decimal(str(self.alert_threshold)), alerts.PACE_FROM)
+        self.name, self.wait_s, self.unseen_usage = name, wait_s, unseen_usage
         self.unknown_price = _assumed(unknown_price)
-        self.on_alert, self.on_budget_exceeded = on_alert, on_budget_exceeded
-        self._account = Account(name, limit, enforcement, clamp, min_output_tokens)
-        self._calls = self._unpriced = self._refused = self._failed = 0
-        self._inexact = NONE
-        self._by_model: dict[str, Decimal] = {}
-        self._by_operation: dict[str, Decimal] = {}
-        self._alerted: set[float | str] = set()
+        self.on_alert, self.on_budget_exceeded, self.on_low = on_alert, on_budget_exceeded, on_low
+        self._per = per
+        own, turns = read_own(limits), Window.read(window, time_zone)
+        terms = None
+        if store is not None:
+            if not given:
+                raise ConfigError("store=… shares a budget: give it a limit, such as budget_usd=10")
+            terms = Terms(
+                keeper_of(store, loaded().collect("register_budget_stores")),
+                name,
+                {(unit, ""): limit for unit, limit in given.items()},
+                lambda unit, key: None if own is None or not key else own(key).get(unit),
+                ttl_s=float(lease_s),
+                timeout_s=float(store_timeout_s),
+                lost_lease=lost_lease,
+                fail=fail,
+                on_change=on_limit_change,
+                rolling_s=None if turns is None else turns.rolling_s,
+            )
+        rules = Account(name, None, enforcement, clamp, min_output_tokens)
+        self._book = Book(rules, given, turns, own, terms)
+        self._guards = Guards(name, max_repeats, max_calls_per_minute, max_spend_rate)
+        self._plain = self._book.accounts() if turns is None and per is None else None
+        self._tally, self._tally_of = Tally(), self._book.turn().name
+        self._alerted: set[tuple[str, str, str]] = set()
         self._lock = threading.Lock()
         _trackers.add(self)
+        if terms is not None:
+            terms.declare_now()
+
+    # -- reading -----------------------------------------------------------------------------------------------------
 
     @property
     def budget_usd(self) -> Decimal | None:
-        """The limit in US dollars; set it to give the running program more (or less), at once."""
-        return self._account.limit
+        """The limit in US dollars (per key, the default one); set it to give the running program more (or less), at once.
+
+        In a shared budget the store's limit is read, and setting it changes the store, with a line in its audit log.
+        """
+        if self._per is None:
+            return self._account.limit
+        return self._book.limits.get("usd")
 
     @budget_usd.setter
     def budget_usd(self, value: Decimal | float | str | None) -> None:
-        desk.change_limit(self._account, None if value is None else dollars(value, "budget_usd"))
-        with self._lock:
-            self._alerted.clear()  # its thresholds are others now
+        self._set_limit("usd", None if value is None else dollars(value, "budget_usd"))
 
     @property
     def spent(self) -> Decimal:
-        """US dollars settled so far."""
-        _lost.lost.end_gone()
-        return self._account.spent
+        """US dollars settled so far, in the window that holds; by all processes that share the budget.
+
+        Per key: of the key that is in force here (see `rlm_obs.context`), or of all keys where none is.
+        """
+        return sum((a.spent for a in self._here()), NONE)
 
     @property
     def held(self) -> Decimal:
-        """US dollars that calls in flight may still cost."""
-        _lost.lost.end_gone()
-        return self._account.held
+        """US dollars that calls in flight may still cost, and that other processes have taken to spend."""
+        return sum((Balance.of(a).held for a in self._here()), NONE)
 
     @property
     def remaining(self) -> Decimal | None:
-        """US dollars left to spend, never below 0; None without a budget. What is held is still in it."""
-        limit = self._account.limit
-        return None if limit is None else max(NONE, limit - self.spent)
+        """US dollars left to spend, never below 0; None without a budget, and per key where no key is in force here.
+
+        What is held is still in it.
+        """
+        here = self._here()
+        return Balance.of(here[0]).remaining if len(here) == 1 and not self._is_any_key() else None
+
+    @property
+    def reset_at(self) -> datetime | None:
+        """When the window ends, or a rolling one next lets go of something; None where time alone brings nothing back."""
+        turn = self._book.turn()
+        here = self._here()
+        if here and (self._book.window is None or self._book.window.rolling_s is not None):
+            return Balance.of(here[0]).reset_at
+        return None if turn.ends_at is None else datetime.fromtimestamp(turn.ends_at, UTC)
+
+    def balance(self, key: str | None = None, unit: str = "usd") -> Balance:
+        """Return one amount of the budget: for a key (None: the one in force here), in "usd", "tokens" or "calls".
+
+        Raises ConfigError for a unit that the budget does not count.
+        """
+        _lost.lost.end_gone()
+        accounts = self._book.accounts((self._key_here() or "") if key is None else key)
+        for account in accounts:
+            if account.unit == unit:
+                self._refresh([account])
+                return Balance.of(account)
+        raise ConfigError(
+            f"budget {self.name!r} has no limit in {unit!r}; it counts: {', '.join(a.unit for a in accounts)}"
+        )
 
     def is_near_limit(self) -> bool:
-        """Tell whether the share `alert_threshold` of the budget is spent; False without a budget."""
-        limit = self._account.limit
-        return limit is not None and self.spent >= limit * self._alert_share
+        """Tell whether the (first) share `alert_threshold` of the budget is spent, in any unit; False without a budget."""
+        _lost.lost.end_gone()
+        accounts = self._book.accounts(self._key_here() or "")
+        self._refresh(accounts)
+        return any(self._is_low(a) for a in accounts)
+
+    def would_fit(self, request: Request | Mapping[str, Any], **options: Any) -> bool:
+        """Tell whether a call would go out now, without waiting and with its output as it asks for it; nothing is held.
+
+        `request` and `options` are as in `rlm_obs.estimate`. A model without a price does not fit, unless it need not.
+        """
+        import rlm_obs
+
+        estimate: Estimate = rlm_obs.estimate(request, **options)
+        return all(self._fits(account, estimate) for account in self._book.accounts(self._key_here() or ""))
 
     def get_report(self) -> CostReport:
         """Return what was spent so far, on which models and operations; a snapshot that does not change."""
-        _lost.lost.end_gone()
+        accounts = [a for many in self._accounts_of_all() for a in many if a.unit == "usd"]
+        self._refresh(accounts)
         with self._lock:
+            tally = self._tally_now()
             return CostReport(
                 name=self.name,
-                total_cost=self._account.spent,
-                budget_usd=self._account.limit,
-                held=self._account.held,
-                calls=self._calls,
-                unpriced_calls=self._unpriced,
-                refused_calls=self._refused,
-                failed_calls=self._failed,
-                inexact_cost=self._inexact,
-                by_model=dict(self._by_model),
-                by_operation=dict(self._by_operation),
+                total_cost=tally.total,
+                budget_usd=self.budget_usd if self._per is None else None,
+                spent=sum((a.spent for a in accounts), NONE),
+                held=sum((Balance.of(a).held for a in accounts), NONE),
+                calls=tally.calls,
+                unpriced_calls=tally.unpriced,
+                refused_calls=tally.refused,
+                failed_calls=tally.failed,
+                inexact_cost=tally.inexact,
+                tokens=tally.tokens,
+                by_model=dict(tally.by_model),
+                by_operation=dict(tally.by_operation),
+                by_key=dict(tally.by_key),
+                reset_at=self.reset_at,
             )
 
     def get_operation_cost(self, operation: str) -> Decimal:
         """Return what the calls inside `track(operation)` have cost, nested ones included; 0 if there were none."""
         _lost.lost.end_gone()
-        return self._by_operation.get(operation, NONE)
+        return self._tally_now().by_operation.get(operation, NONE)
+
+    # -- blocks ------------------------------------------------------------------------------------------------------
 
     @contextmanager
     def track(self, operation: str) -> Iterator[CostTracker]:
@@ -240,57 +307,194 @@ class CostTracker:
         return rlm_obs.cost_tracked(tracker=self)(function)
 
     def __repr__(self) -> str:
-        limit = self._account.limit
-        of = "" if limit is None else f" of {money(limit)}"
-        return f"<CostTracker {self.name!r}: {money(self._account.spent)}{of} spent>"
+        limits = ", ".join(amount_of(limit, unit) for unit, limit in self._book.limits.items())
+        of = f" of {limits}" if limits else ""
+        return f"<CostTracker {self.name!r}: {money(sum((a[0].spent for a in self._book.all()), NONE))}{of} spent>"
 
-    # -- what a call tells its trackers ------------------------------------------------------------------------------
+    # -- what a call asks and tells its trackers ---------------------------------------------------------------------
 
-    def book(self, record: Record, charge: Decimal, operations: Iterable[str]) -> None:
+    def accounts(self, request: Request) -> tuple[Account, ...]:
+        """Return the accounts in which a call is held and settled."""
+        return self._plain or self._book.accounts(self._key_of(request) or "")
+
+    def admit(self, request: Request, fingerprint: Callable[[], int | None]) -> None:
+        """Let a call pass the guards against runaways, or raise Runaway."""
+        if self._guards.on:
+            self._guards.admit(None if self._guards.max_repeats is None else fingerprint())
+
+    def cheaper(self, request: Request) -> str | None:
+        """Return the model that a call gets instead of its own, from the first threshold on; None: its own."""
+        if self.on_low is None or not any(self._is_low(a) for a in self.accounts(request)):
+            return None
+        return self.on_low if isinstance(self.on_low, str) else self.on_low(request)
+
+    def book(
+        self,
+        record: Record,
+        charge: Decimal,
+        operations: Iterable[str],
+        accounts: tuple[Account, ...] = (),
+        tokens: int = 0,
+    ) -> None:
         """Enter a finished call: `charge` is what it costs this budget, also where the record's own cost is unknown."""
-        model = record.model or "unknown"
+        key = next((a.key for a in accounts), "") if self._per is not None else None
         with self._lock:
-            if record.status == "refused":
-                self._refused += 1
-                return
-            self._calls += 1
-            self._failed += record.status == "error"
-            if record.cost is None:
-                self._unpriced += 1
-            if record.cost is None or record.cost.caveats:
-                self._inexact += charge
-            _add(self._by_model, model, charge)
-            for operation in dict.fromkeys(operations) or (record.operation,):
-                _add(self._by_operation, operation, charge)
-        self._alert_if_due()
+            self._tally_now().add(record, charge, tokens, operations, key)
+        if record.status == "refused":
+            return
+        if self._guards.on:
+            self._guards.spend(charge)
+        for account in accounts:
+            if account.limit and account.spent >= account.limit * self._alert_from:
+                self._alert_if_due(account)
+
+    def raised(self, refusal: BudgetExceeded) -> bool:
+        """Ask `on_budget_exceeded` about a refusal of this budget; True if it has raised the limit."""
+        if self.on_budget_exceeded is None or not self._is_mine(refusal):
+            return False
+        answer = _guard.guarded("on_budget_exceeded", self.on_budget_exceeded, refusal)
+        if answer is None or isinstance(answer, bool) or not isinstance(answer, int | float | str | Decimal):
+            return False
+        limit = _guard.guarded("on_budget_exceeded", dollars, answer, "on_budget_exceeded")
+        if limit is None or limit <= refusal.limit:
+            return False
+        _guard.guarded("on_budget_exceeded", self._set_limit, refusal.unit, limit, refusal.key or "")
+        return True
 
     def out_of_room(self, refusal: BudgetExceeded) -> None:
-        """Tell those who asked to know that a budget refused a call, if it was this one."""
-        if refusal.account is not self._account:
-            return
-        if self.on_budget_exceeded is not None:
-            _guard.guarded("on_budget_exceeded", self.on_budget_exceeded, refusal)
-        self._alert(
-            "exhausted",
-            Alert(budget=self.name, threshold=1.0, spent=refusal.spent, limit=refusal.limit, exhausted=True),
-        )
+        """Tell those who asked to know that this budget has refused a call, if it was this one."""
+        account = refusal.account
+        if isinstance(account, Account) and self._is_mine(refusal):
+            self._alert(
+                account, f"exhausted@{refusal.limit.normalize():f}", alerts.about(account, 1.0, kind="exhausted")
+            )
 
-    def _alert_if_due(self) -> None:
-        limit = self._account.limit
-        if limit is not None and limit and self._account.enforcement != "off":
-            spent = self._account.spent
-            if spent >= limit * self._alert_share:
-                alert = Alert(budget=self.name, threshold=self.alert_threshold, spent=spent, limit=limit)
-                self._alert(self.alert_threshold, alert)
+    # -- inside ------------------------------------------------------------------------------------------------------
 
-    def _alert(self, once: float | str, alert: Alert) -> None:
+    @property
+    def _account(self) -> Account:
+        """The dollars, of no key, in the window that holds."""
+        return self._book.accounts()[0]
+
+    def _is_mine(self, refusal: BudgetExceeded) -> bool:
+        account = refusal.account
+        return isinstance(account, Account) and any(a is account for a in self._book.accounts(account.key))
+
+    def _key_of(self, request: Request) -> str | None:
+        per = self._per
+        if per is None:
+            return None
+        found = request.attributes.get(per) if isinstance(per, str) else _guard.guarded("per", per, request)
+        return None if found is None else str(found)
+
+    def _key_here(self) -> str | None:
+        found = _scope.current().attributes.get(self._per) if isinstance(self._per, str) else None
+        return None if found is None else str(found)
+
+    def _is_any_key(self) -> bool:
+        return self._per is not None and self._key_here() is None
+
+    def _accounts_of_all(self) -> list[tuple[Account, ...]]:
+        _lost.lost.end_gone()
+        return self._book.all() if self._per is not None else [self._book.accounts()]
+
+    def _here(self) -> list[Account]:
+        """Return the accounts in dollars that a reader means here: of the key in force, or of all keys."""
+        many = self._accounts_of_all() if self._is_any_key() else [self._book.accounts(self._key_here() or "")]
+        _lost.lost.end_gone()
+        accounts = [a for one in many for a in one if a.unit == "usd"]
+        self._refresh(accounts)
+        return accounts
+
+    def _is_low(self, account: Account) -> bool:
+        return account.limit is not None and account.spent >= account.limit * Decimal(str(self.alert_threshold))
+
+    @staticmethod
+    def _fits(account: Account, estimate: Estimate) -> bool:
+        if account.limit is None or account.enforcement in ("warn", "off"):
+            return True
+        if account.unit == "usd":
+            needed = estimate.most_usd
+        elif account.unit == "calls":
+            needed = Decimal(1)
+        else:
+            needed = Decimal((estimate.input_tokens or 0) + (estimate.output_tokens or 0))
+        if needed is None:
+            return False
+        return not needed or (account.left() > 0 and needed <= account.left() - Balance.of(account).held)
+
+    def _tally_now(self) -> Tally:
+        name = self._book.turn().name
+        if name != self._tally_of:
+            self._tally, self._tally_of = Tally(), name
+            self._alerted.clear()
+        return self._tally
+
+    def _refresh(self, accounts: Iterable[Account]) -> None:
+        """Ask the store how a shared account stands, where that was long ago; inside an event loop the answer comes later."""
+        for account in accounts:
+            lease = account.lease
+            if lease is None or lease.fresh():
+                continue
+
+            def read(store: Store, account: Account = account) -> None:
+                assert account.lease is not None
+                state = store.read(account.lease.account)
+                if state is not None:
+                    with desk.lock:
+                        account.lease.learnt(state)
+
+            asked = lease.terms.keeper.do(read)
+            if not in_event_loop():
+                try:
+                    asked.result(lease.terms.timeout_s)
+                except Late:
+                    lease.terms.say_down(TimeoutError(f"no answer within {lease.terms.timeout_s:g} s"))
+                except Exception as error:
+                    lease.terms.say_down(error)
+
+    def _set_limit(self, unit: str, limit: Decimal | None, key: str = "") -> None:
+        """Give the budget another limit, in its store too. Raises what the store raises."""
+        terms = self._book.terms
+        if terms is not None:
+            if limit is None:
+                raise ConfigError("a shared budget cannot lose its limit: set another one")
+            terms.change(unit, key, limit)
+        changed = self._book.set_limit(unit, limit) if not key else []
+        for account in changed or [a for a in self._book.accounts(key) if a.unit == unit]:
+            desk.change_limit(account, limit)
+
+    def _alert_if_due(self, account: Account) -> None:
+        for mark, alert in alerts.due(account, self.thresholds, self._book.turn().starts_at):
+            self._alert(account, mark, alert)
+
+    def _alert(self, account: Account, mark: str, alert: Alert) -> None:
+        """Send an alert unless it was sent: by this process, or by another one that shares the budget."""
+        known = (account.unit, account.key, mark)
         with self._lock:
-            if once in self._alerted:
+            if known in self._alerted:
                 return
-            self._alerted.add(once)
+            self._alerted.add(known)
+        lease = account.lease
+        if lease is None:
+            self._send(alert)
+            return
+
+        def send_if_first(store: Store) -> None:
+            try:
+                first = store.once(lease.account, mark)
+            except Exception as error:
+                lease.terms.say_down(error)
+                first = True  # rather told twice than not at all
+            if first:
+                messenger.later(lambda: self._send(alert))
+
+        lease.terms.keeper.do(send_if_first)
+
+    def _send(self, alert: Alert) -> None:
         _guard.log.warning("%s", alert)
         if self.on_alert is not None:
-            _guard.guarded("on_alert", self.on_alert, alert)
+            _guard.guarded("on_alert", messenger.send, self.on_alert, alert)
         loaded().notify("budget_alert", alert=alert)
 
 
@@ -301,9 +505,16 @@ class Collector(CostTracker):
         super().__init__(name=name)
         self.records: list[Record] = []
 
-    def book(self, record: Record, charge: Decimal, operations: Iterable[str]) -> None:
+    def book(
+        self,
+        record: Record,
+        charge: Decimal,
+        operations: Iterable[str],
+        accounts: tuple[Account, ...] = (),
+        tokens: int = 0,
+    ) -> None:
         self.records.append(record)
-        super().book(record, charge, operations)
+        super().book(record, charge, operations, accounts, tokens)
 
 
 @contextmanager
@@ -335,12 +546,6 @@ def _assumed(given: object) -> str | Decimal:
         raise ConfigError(f'unknown_price={given!r}: give "block", "warn", or US dollars per million tokens') from None
 
 
-def _add(book: dict[str, Decimal], name: str, charge: Decimal) -> None:
-    if name not in book and len(book) >= MOST_NAMES:
-        name = "other"
-    book[name] = book.get(name, NONE) + charge
-
-
 _tokens: ContextVar[tuple[Token[Any], ...]] = ContextVar("rlm_obs_tokens", default=())
 _trackers: weakref.WeakSet[CostTracker] = weakref.WeakSet()
 
@@ -349,11 +554,10 @@ def _after_fork() -> None:
     """In a forked child: the parent's calls in flight are not the child's, and no lock is held."""
     for tracker in list(_trackers):
         tracker._lock = threading.Lock()
-        tracker._account.held = NONE
-        tracker._account.holds.clear()
+        tracker._book.after_fork()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
-__all__ = ["Alert", "CostReport", "CostTracker"]
+__all__ = ["Alert", "Balance", "CostReport", "CostTracker"]

@@ -119,6 +119,9 @@ class LimitConflict(Exception):
         super().__init__(budget, unit, key, before, after)
         self.budget, self.unit, self.key, self.before, self.after = budget, unit, key, before, after
 
+    def __str__(self) -> str:
+        return f"its limit there is {self.before} {self.unit}, the program says {self.after}"
+
 
 class StoreLost(Exception):
     """The store no longer has an account that this process has used: it was evicted, flushed, or another file is there."""

@@ -1,0 +1,159 @@
+"""What was spent and what is left: the figures of a tracker, as frozen data, and the tally that they are taken from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from rlm_obs._budgets.account import NONE, Account
+from rlm_obs._record import Record
+
+__all__ = ["Balance", "CostReport"]
+
+MOST_NAMES = (
+    10_000  # operations, models and keys are the user's strings: past this many, the rest is counted as "other"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Balance:
+    """One amount of a budget: in `unit` ("usd", "tokens", "calls"), for `key` (None without), in the window that holds.
+
+    `remaining` is None without a limit; what is held by calls in flight is still in it. `reset_at` is when the window
+    ends, or a rolling one next lets go of something; None where time alone brings nothing back.
+    """
+
+    unit: str
+    key: str | None
+    limit: Decimal | None
+    spent: Decimal
+    held: Decimal
+    reset_at: datetime | None
+
+    @property
+    def remaining(self) -> Decimal | None:
+        """What is left to spend, never below 0; None without a limit."""
+        return None if self.limit is None else max(NONE, self.limit - self.spent)
+
+    @classmethod
+    def of(cls, account: Account) -> Balance:
+        """Return the balance of an account as it is now."""
+        if account.limit is not None:
+            account.left()  # a rolling window lets go
+        opens_at = account.opens_at()
+        return cls(
+            unit=account.unit,
+            key=account.key or None,
+            limit=account.limit,
+            spent=account.spent,
+            held=account.held + (NONE if account.lease is None else account.lease.elsewhere),
+            reset_at=None if opens_at is None else datetime.fromtimestamp(opens_at, UTC),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostReport:
+    """What was spent, in US dollars; in a budget with a window, since that window began.
+
+    `total_cost` is what calls of this process have cost, exact but for `inexact_cost`, the part that has caveats.
+    `by_operation` counts a call under each operation around it, so nested ones sum to more than the total; a call
+    outside of any stands under its kind ("chat", "embeddings"). `by_key` is for budgets per key. `spent` is what the
+    budget has spent in all, by other processes too. `remaining` and `budget_usd` are None without a budget in dollars,
+    and in a budget per key, where each key has its own.
+    """
+
+    name: str
+    total_cost: Decimal
+    budget_usd: Decimal | None
+    held: Decimal
+    calls: int
+    unpriced_calls: int
+    refused_calls: int
+    failed_calls: int
+    inexact_cost: Decimal
+    by_model: Mapping[str, Decimal] = field(default_factory=dict)
+    by_operation: Mapping[str, Decimal] = field(default_factory=dict)
+    by_key: Mapping[str, Decimal] = field(default_factory=dict)
+    spent: Decimal = NONE
+    tokens: int = 0
+    reset_at: datetime | None = None
+
+    @property
+    def remaining(self) -> Decimal | None:
+        """US dollars left to spend, never below 0; None without a budget."""
+        return None if self.budget_usd is None else max(NONE, self.budget_usd - self.spent)
+
+    @property
+    def remaining_percent(self) -> float | None:
+        """What is left, in percent of the budget (100.0: nothing was spent); None without a budget."""
+        if self.budget_usd is None:
+            return None
+        return float(100 * self.remaining / self.budget_usd) if self.budget_usd and self.remaining is not None else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready dict; amounts are strings, so that no digit is lost."""
+        amounts = {
+            "total_cost": self.total_cost,
+            "inexact_cost": self.inexact_cost,
+            "budget_usd": self.budget_usd,
+            "spent": self.spent,
+            "held": self.held,
+            "remaining": self.remaining,
+        }
+        parts = {"by_model": self.by_model, "by_operation": self.by_operation, "by_key": self.by_key}
+        return {
+            "name": self.name,
+            **{name: None if value is None else format(value, "f") for name, value in amounts.items()},
+            "remaining_percent": self.remaining_percent,
+            "reset_at": None if self.reset_at is None else self.reset_at.isoformat(),
+            "calls": self.calls,
+            "unpriced_calls": self.unpriced_calls,
+            "refused_calls": self.refused_calls,
+            "failed_calls": self.failed_calls,
+            "tokens": self.tokens,
+            **{part: {name: format(value, "f") for name, value in table.items()} for part, table in parts.items()},
+        }
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the calls of this process have cost in one window, by model, operation and key."""
+
+    total: Decimal = NONE
+    inexact: Decimal = NONE
+    calls: int = 0
+    unpriced: int = 0
+    refused: int = 0
+    failed: int = 0
+    tokens: int = 0
+    by_model: dict[str, Decimal] = field(default_factory=dict)
+    by_operation: dict[str, Decimal] = field(default_factory=dict)
+    by_key: dict[str, Decimal] = field(default_factory=dict)
+
+    def add(self, record: Record, charge: Decimal, tokens: int, operations: Iterable[str], key: str | None) -> None:
+        """Enter a finished call."""
+        if record.status == "refused":
+            self.refused += 1
+            return
+        self.calls += 1
+        self.failed += record.status == "error"
+        self.total += charge
+        self.tokens += tokens
+        if record.cost is None:
+            self.unpriced += 1
+        if record.cost is None or record.cost.caveats:
+            self.inexact += charge
+        _add(self.by_model, record.model or "unknown", charge)
+        for operation in dict.fromkeys(operations) or (record.operation,):
+            _add(self.by_operation, operation, charge)
+        if key is not None:
+            _add(self.by_key, key, charge)
+
+
+def _add(book: dict[str, Decimal], name: str, charge: Decimal) -> None:
+    if name not in book and len(book) >= MOST_NAMES:
+        name = "other"
+    book[name] = book.get(name, NONE) + charge
