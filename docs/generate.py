@@ -40,7 +40,7 @@ GROUPS = {
         "Tracer",
         "create_tracer",
     ),
-    "Money": ("CostTracker", "CostReport", "Alert", "price", "price_answer"),
+    "Money": ("CostTracker", "CostReport", "Balance", "Alert", "price", "price_answer"),
     "Exporters": ("ConsoleExporter", "FileExporter", "read_records", "LangfuseExporter", "CallExporter"),
     "Facts about a call": ("Request", "Usage", "Cost", "Record"),
     "Plugins and settings": ("hookimpl", "register_plugin", "unregister_plugin", "Settings"),
@@ -51,7 +51,8 @@ ERRORS = tuple(sorted(errors.__all__))
 RETURNED = ("Collected", "FakeOpenAI", "Instrumentation")
 #: What our own modules say to each other, without an underscore since they are not of one file.
 INTERNAL = {
-    "CostTracker": ("book", "out_of_room"),
+    "Balance": ("of",),
+    "CostTracker": ("accounts", "admit", "book", "cheaper", "out_of_room", "raised"),
     "Instrumentation": ("watch_sigterm",),
     "Tracer": ("context_of", "score", "start", "start_call"),
 }

@@ -12,7 +12,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "Alert": "rlm_obs._tracker",
     "AsgiMiddleware": "rlm_obs._asgi",
+    "Balance": "rlm_obs._tracker",
     "BudgetExceeded": "rlm_obs.errors",
+    "BudgetUnavailable": "rlm_obs.errors",
     "CallExporter": "rlm_obs._exporters.base",
     "CallRefused": "rlm_obs.errors",
     "ConfigError": "rlm_obs.errors",
@@ -28,6 +30,7 @@ _HOMES = {
     "Record": "rlm_obs._record",
     "Request": "rlm_obs._record",
     "RlmObsError": "rlm_obs.errors",
+    "Runaway": "rlm_obs.errors",
     "Settings": "rlm_obs._settings",
     "StoreError": "rlm_obs.errors",
     "Tracer": "rlm_obs._tracer",
@@ -90,12 +93,15 @@ if TYPE_CHECKING:
     from rlm_obs._tracer import Tracer as Tracer
     from rlm_obs._tracer import create_tracer as create_tracer
     from rlm_obs._tracker import Alert as Alert
+    from rlm_obs._tracker import Balance as Balance
     from rlm_obs._tracker import CostReport as CostReport
     from rlm_obs._tracker import CostTracker as CostTracker
     from rlm_obs.errors import BudgetExceeded as BudgetExceeded
+    from rlm_obs.errors import BudgetUnavailable as BudgetUnavailable
     from rlm_obs.errors import CallRefused as CallRefused
     from rlm_obs.errors import ConfigError as ConfigError
     from rlm_obs.errors import RlmObsError as RlmObsError
+    from rlm_obs.errors import Runaway as Runaway
     from rlm_obs.errors import StoreError as StoreError
     from rlm_obs.errors import UnknownPrice as UnknownPrice
     from rlm_obs.rlm import RLM as RLM

@@ -71,6 +71,7 @@ TOOL_PREFIX = "rlm_obs.usage.tool_calls."
 ALSO = "rlm_obs.usage.also"
 CHARGED = "rlm_obs.usage.charged_usd"
 CLAMPED = "rlm_obs.clamped_output_tokens"
+SWITCHED_FROM = "rlm_obs.switched_from_model"
 WAITED = "rlm_obs.budget.waited_s"
 
 #: Scalar parameters of a request -> their attribute.
@@ -260,6 +261,7 @@ KEPT = (
     FINISH_REASONS,
     HTTP_STATUS,
     CLAMPED,
+    SWITCHED_FROM,
     WAITED,
     OPERATIONS,
     FINGERPRINT,

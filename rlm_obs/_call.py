@@ -19,8 +19,11 @@ from opentelemetry.trace import Span, SpanContext, Status, StatusCode
 
 from rlm_obs import _attributes as names
 from rlm_obs import _guard
+from rlm_obs._budgets.account import NONE, Account, Expected, Hold, Need, in_event_loop
 from rlm_obs._budgets.bound import Bound
-from rlm_obs._budgets.desk import NONE, Hold, Need, Waiting, desk, in_event_loop
+from rlm_obs._budgets.desk import desk
+from rlm_obs._budgets.line import Waiting
+from rlm_obs._budgets.seen import seen
 from rlm_obs._callspan import CallSpan
 from rlm_obs._content import recorded
 from rlm_obs._record import Cost, Record, Request, Usage
@@ -40,6 +43,8 @@ T = TypeVar("T")
 FROM_STREAM = "output counted from the stream"
 INPUT_BOUND = "input estimated from its bytes"
 BYTES_PER_TOKEN = 4
+#: From so many calls of its kind on, `enforcement="expected"` holds what they have cost.
+ENOUGH_SEEN = 20
 
 
 @dataclass(slots=True)
@@ -64,11 +69,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What the gate knows of a call before it: its bound (None: not known), the client's own timeout, and its colour."""
+    """What the gate knows of a call before it: its bound (None: not known), the client's own timeout, its colour, and what
+    tells it apart from another call."""
 
-    bound: Callable[[], Bound] | None
+    bound: Callable[[Request], Bound] | None
     timeout_s: Callable[[], float] = lambda: 600.0
     awaits: bool = False
+    fingerprint: Callable[[], int | None] = lambda: None
 
 
 class Call:
@@ -87,6 +94,7 @@ class Call:
         "_pid",
         "_plugins",
         "_price",
+        "_shares",
         "_span",
         "_started_at",
         "_tracer",
@@ -96,6 +104,7 @@ class Call:
         "ended",
         "record",
         "request",
+        "switched_from",
     )
 
     def __init__(
@@ -112,10 +121,12 @@ class Call:
     ) -> None:
         self.request, self._needs, self._tracer, self._trackers = request, needs, tracer, trackers
         self._operations, self._plugins, self._price, self._content = operations, plugins, price, content
-        self._accounts = tuple([t._account for t in trackers])
+        self._shares = self._found_shares()
+        self._accounts = _joined(self._shares)
         self.answer = Answer(request.provider, request.endpoint, captures=content is not None)
         self.record: Record | None = None
         self.ended = False
+        self.switched_from: str | None = None
         self._hold: Hold | None = None
         self._bound: Bound | None = None
         self._span: Span | None = None
@@ -134,14 +145,52 @@ class Call:
         Raises CallRefused (and kin), which the caller lets out after `fail`; anything else of ours is guarded.
         """
         self._plugins.notify("call_starting", request=self.request)
+        for tracker in self._trackers:
+            tracker.admit(self.request, self._needs.fingerprint)
+        self._switch_model()
+        return self._ask()
+
+    def appeal(self, refusal: BudgetExceeded) -> Waiting | None:
+        """Ask for the money again where somebody has raised the budget meanwhile; else raise the refusal."""
+        if not any([tracker.raised(refusal) for tracker in self._trackers]):
+            raise refusal
+        return self._ask()
+
+    def _ask(self) -> Waiting | None:
         need = self._need()
         if need is None:
             return None
-        asked = desk.ask(need, self._accounts, self.request.model or self.request.operation, may_wait=self._may_wait())
-        if isinstance(asked, Waiting):
-            return asked
-        self._hold = asked
-        return None
+        label = self.request.model or self.request.operation
+        while True:
+            try:
+                asked = desk.ask(need, self._accounts, label, may_wait=self._may_wait(), renew=self._renewed)
+            except BudgetExceeded as refusal:
+                if not any([tracker.raised(refusal) for tracker in self._trackers]):
+                    raise
+                continue
+            if isinstance(asked, Waiting):
+                return asked
+            self._hold = asked
+            return None
+
+    def _found_shares(self) -> tuple[tuple[Account, ...], ...]:
+        """Return the accounts in which the call is held and settled, of each tracker."""
+        return tuple([tracker.accounts(self.request) for tracker in self._trackers])
+
+    def _renewed(self) -> tuple[Account, ...]:
+        """Return the accounts that hold now: a window has ended while the call stood in line."""
+        self._shares = self._found_shares()
+        self._accounts = _joined(self._shares)
+        return self._accounts
+
+    def _switch_model(self) -> None:
+        """Take the cheaper model of a budget that runs low (`on_low`)."""
+        for tracker in self._trackers:
+            if tracker.on_low is not None and self.request.model is not None:
+                model = _guard.guarded("on_low", tracker.cheaper, self.request)
+                if model is not None and model != self.request.model:
+                    self.switched_from = self.switched_from or self.request.model
+                    self.request = replace(self.request, model=model)
 
     def granted(self, hold: Hold) -> None:
         """Take over the reservation that a wait has brought."""
@@ -171,13 +220,31 @@ class Call:
             return None
         if self._needs.bound is None:
             return Need(NONE, NONE)
-        bound = self._bound = self._needs.bound()
+        bound = self._bound = self._needs.bound(self.request)
         most = self._price_of(bound.input_tokens, bound.output_tokens)
         if most is None:
             return self._need_without_price(bound)
         lowerable = bool(bound.output_tokens) and not bound.limit_is_users
         find_least = functools.partial(self._price_of, bound.input_tokens, 0) if lowerable else None
-        return Need(None, most, bound.output_tokens, lowerable, free=not most, find_least=find_least)
+        return Need(
+            None,
+            most,
+            bound.output_tokens,
+            lowerable,
+            free=not most,
+            find_least=find_least,
+            input_tokens=bound.input_tokens,
+            expected=self._expected(),
+        )
+
+    def _expected(self) -> Expected | None:
+        """Return what such calls have cost so far, where a budget holds that, and enough were seen."""
+        if not any([account.enforcement == "expected" for account in self._accounts]):
+            return None
+        costs = seen.of(self.request.model, self.request.operation)
+        if costs is None or costs.count < ENOUGH_SEEN:
+            return None
+        return Expected(costs.mean, float(costs.deviation) ** 2)
 
     def _price_of(self, input_tokens: int, output_tokens: int) -> Decimal | None:
         cost = self._price(self.request, Usage(input_tokens=input_tokens, output_tokens=output_tokens))
@@ -190,7 +257,8 @@ class Call:
             raise UnknownPrice(self.request.model or "?", self.request.provider, blocker.name)
         rate = max((p for p in policies if isinstance(p, Decimal)), default=NONE) / MILLION
         least, most = bound.input_tokens * rate, (bound.input_tokens + bound.output_tokens) * rate
-        return Need(least, most, bound.output_tokens, not bound.limit_is_users, free=not rate)
+        lowerable = not bound.limit_is_users
+        return Need(least, most, bound.output_tokens, lowerable, free=not rate, input_tokens=bound.input_tokens)
 
     # -- during the call ---------------------------------------------------------------------------------------------
 
@@ -208,6 +276,29 @@ class Call:
             self.request.operation if model is None else f"{self.request.operation} {model}", first
         )
         return tracer.context_of(self._span)
+
+    @property
+    def output_room(self) -> int | None:
+        """How many output tokens a stream may write before it has outgrown its hold; None where nothing limits it."""
+        hold, bound = self._hold, self._bound
+        if (
+            hold is None
+            or bound is None
+            or not bound.output_tokens
+            or not any([a.limit is not None for a in self._accounts])
+        ):
+            return None
+        return bound.output_tokens if hold.tokens is None else hold.tokens
+
+    def outgrown(self, tokens: int) -> int:
+        """Hold a quarter more for a stream that has written `tokens`; returns its new room. Raises BudgetExceeded."""
+        hold, more = self._hold, max(1, tokens // 4)
+        if hold is not None:
+            price = self._price_of(0, more)
+            refusal = desk.extend(hold, NONE if price is None else price, more)
+            if refusal is not None:
+                raise refusal
+        return tokens + more
 
     def first_chunk(self) -> None:
         """Note that the first part of a stream has arrived."""
@@ -234,7 +325,9 @@ class Call:
             for tracker in self._trackers:
                 _held_back("budget", tracker.out_of_room, error)
         left = isinstance(error, GeneratorExit)
-        kind: CallStatus = "refused" if isinstance(error, CallRefused) else "aborted" if left else "error"
+        kind: CallStatus = "aborted" if left else "error"
+        if isinstance(error, CallRefused):
+            kind = "aborted" if isinstance(error, BudgetExceeded) and error.sent else "refused"
         self._end(kind, None if left else type(error).__name__)
 
     def abort(self) -> None:
@@ -287,7 +380,7 @@ class Call:
         """Price a stream that brought no usage: output by what was received, input by its bytes; the caveats say so."""
         if self._needs.bound is None:
             return None
-        bound = self._bound or self._needs.bound()
+        bound = self._bound or self._needs.bound(self.request)
         usage = Usage(input_tokens=-(-bound.input_tokens // BYTES_PER_TOKEN), output_tokens=self.answer.streamed_tokens)
         cost = self._price(self._answered(), usage)
         return None if cost is None else replace(cost, caveats=(*cost.caveats, FROM_STREAM, INPUT_BOUND))
@@ -354,20 +447,42 @@ class Call:
             facts[names.OPERATIONS] = self._operations
         if hold is not None and hold.tokens is not None:
             facts[names.CLAMPED] = self.output_limit
+        if self.switched_from is not None:
+            facts[names.SWITCHED_FROM] = self.switched_from
         if self._waited_s:
             facts[names.WAITED] = self._waited_s
         return facts
 
     def _settle(self, record: Record) -> None:
+        if record.status == "refused":
+            if self._hold is not None:
+                desk.release(self._hold)
+            for tracker in self._trackers:
+                _held_back("budget", tracker.book, record, NONE, self._operations)
+            return
         charge = NONE if record.cost is None else record.cost.total
         if record.cost is None or FROM_STREAM in record.cost.caveats:
             charge = self._charge_of_the_unseen(charge)
+        tokens = self._tokens_used(record)
         if self._hold is not None:
-            desk.settle(self._hold, charge)
-        elif charge:
-            desk.spend(self._accounts, charge)
-        for tracker in self._trackers:
-            _held_back("budget", tracker.book, record, charge, self._operations)
+            desk.settle(self._hold, charge, tokens)
+        else:
+            desk.spend(self._accounts, charge, tokens)
+        for tracker, accounts in zip(self._trackers, self._shares, strict=True):
+            _held_back("budget", tracker.book, record, charge, self._operations, accounts, tokens)
+        if record.cost is not None and record.status == "ok":
+            seen.add(self.request.model, self.request.operation, charge)
+
+    def _tokens_used(self, record: Record) -> int:
+        """Return the input and output of a call; where it does not say, what was seen of it, or what was held."""
+        usage, bound = record.usage, self._bound
+        if usage is not None and (usage.input_tokens is not None or usage.output_tokens is not None):
+            return (usage.input_tokens or 0) + (usage.output_tokens or 0)
+        if bound is None or (record.cost is not None and not record.cost.total and record.cost.exact):
+            return 0  # it was not answered, or its answer counts no tokens
+        if any(t.unseen_usage == "hold" for t in self._trackers):
+            return bound.input_tokens + bound.output_tokens
+        return -(-bound.input_tokens // BYTES_PER_TOKEN) + self.answer.streamed_tokens
 
     def _charge_of_the_unseen(self, estimate: Decimal) -> Decimal:
         """Return what a call whose cost nobody told costs its budgets: an estimate, or all that was held for it."""
@@ -401,6 +516,10 @@ class Call:
             if record.status in ("error", "refused"):
                 span.set_status(Status(StatusCode.ERROR, record.error))
         span.end()
+
+
+def _joined(shares: tuple[tuple[Account, ...], ...]) -> tuple[Account, ...]:
+    return shares[0] if len(shares) == 1 else tuple([account for share in shares for account in share])
 
 
 def _held_back(kind: str, function: Callable[..., T], /, *args: Any) -> T | None:

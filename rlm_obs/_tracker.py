@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from opentelemetry import context as otel
 
@@ -29,9 +29,6 @@ from rlm_obs._plugins import gates, loaded
 from rlm_obs._record import Record, Request, dollars
 from rlm_obs._report import Balance, CostReport, Tally
 from rlm_obs.errors import BudgetExceeded, ConfigError, amount_of, money
-
-if TYPE_CHECKING:
-    from rlm_obs._estimate import Estimate
 
 ENFORCEMENTS = ("reserve", "expected", "check", "warn", "off")
 MILLION = Decimal(1_000_000)
@@ -240,16 +237,6 @@ class CostTracker:
         self._refresh(accounts)
         return any(self._is_low(a) for a in accounts)
 
-    def would_fit(self, request: Request | Mapping[str, Any], **options: Any) -> bool:
-        """Tell whether a call would go out now, without waiting and with its output as it asks for it; nothing is held.
-
-        `request` and `options` are as in `rlm_obs.estimate`. A model without a price does not fit, unless it need not.
-        """
-        import rlm_obs
-
-        estimate: Estimate = rlm_obs.estimate(request, **options)
-        return all(self._fits(account, estimate) for account in self._book.accounts(self._key_here() or ""))
-
     def get_report(self) -> CostReport:
         """Return what was spent so far, on which models and operations; a snapshot that does not change."""
         accounts = [a for many in self._accounts_of_all() for a in many if a.unit == "usd"]
@@ -408,20 +395,6 @@ class CostTracker:
 
     def _is_low(self, account: Account) -> bool:
         return account.limit is not None and account.spent >= account.limit * Decimal(str(self.alert_threshold))
-
-    @staticmethod
-    def _fits(account: Account, estimate: Estimate) -> bool:
-        if account.limit is None or account.enforcement in ("warn", "off"):
-            return True
-        if account.unit == "usd":
-            needed = estimate.most_usd
-        elif account.unit == "calls":
-            needed = Decimal(1)
-        else:
-            needed = Decimal((estimate.input_tokens or 0) + (estimate.output_tokens or 0))
-        if needed is None:
-            return False
-        return not needed or (account.left() > 0 and needed <= account.left() - Balance.of(account).held)
 
     def _tally_now(self) -> Tally:
         name = self._book.turn().name

@@ -67,7 +67,7 @@ def made(tracer: Tracer | None, *trackers: CostTracker, streamed: bool = False, 
         attributes={"user.id": "u"},
     )
     return InForce(runtime(), tracer, trackers, ("op",), request.attributes).call(
-        request, Needs(lambda: Bound(100, 900))
+        request, Needs(lambda _: Bound(100, 900))
     )
 
 

@@ -28,8 +28,9 @@ PARAMETERS = {
     "cost_tracked": "operation budget_usd tracker",
     "Tracer": "service_name exporter exporters sample_rate",
     "create_tracer": "service_name",
-    "CostTracker": "budget_usd alert_threshold name enforcement wait_s clamp min_output_tokens unknown_price "
-    "unseen_usage on_alert on_budget_exceeded",
+    "CostTracker": "budget_usd alert_threshold name budget budget_tokens budget_calls per window store enforcement wait_s "
+    "clamp min_output_tokens unknown_price unseen_usage on_alert on_budget_exceeded limits time_zone fail store_timeout_s "
+    "lease_s lost_lease on_limit_change on_low max_repeats max_calls_per_minute max_spend_rate",
     "ConsoleExporter": "show_attributes file",
     "FileExporter": "path",
     "LangfuseExporter": "public_key secret_key host",

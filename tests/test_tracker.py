@@ -637,18 +637,19 @@ def test_a_report_is_a_snapshot_and_json_ready(client: OpenAI) -> None:
     assert (report.calls, report.total_cost, report.remaining) == (1, Decimal("0.001"), Decimal("0.0030"))
     assert report.remaining_percent == 75.0
     said = json.loads(json.dumps(report.to_dict()))
-    amounts = ("total_cost", "inexact_cost", "budget_usd", "held", "remaining")
+    amounts = ("total_cost", "inexact_cost", "budget_usd", "spent", "held", "remaining")
     assert {name: Decimal(said.pop(name)) for name in amounts} == {
         "total_cost": Decimal("0.001"),
         "inexact_cost": 0,
         "budget_usd": Decimal("0.004"),
+        "spent": Decimal("0.001"),
         "held": 0,
         "remaining": Decimal("0.003"),
     }
     by_model, by_operation = said.pop("by_model"), said.pop("by_operation")
     assert (Decimal(by_model["chatty"]), Decimal(by_operation["chat"])) == (Decimal("0.001"), Decimal("0.001"))
-    counts = {"calls": 1, "unpriced_calls": 0, "refused_calls": 0, "failed_calls": 0}
-    assert said == {"name": "run", "remaining_percent": 75.0, **counts}
+    counts = {"calls": 1, "unpriced_calls": 0, "refused_calls": 0, "failed_calls": 0, "tokens": 19}
+    assert said == {"name": "run", "remaining_percent": 75.0, "reset_at": None, "by_key": {}, **counts}
     free = CostTracker().get_report()
     assert (free.remaining, free.remaining_percent) == (None, None)
     assert CostTracker(0).get_report().remaining_percent == 0.0
@@ -656,7 +657,7 @@ def test_a_report_is_a_snapshot_and_json_ready(client: OpenAI) -> None:
 
 def test_a_million_names_do_not_fill_the_memory(client: OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
     """Operations are the user's strings: past a bound the rest is counted as "other", and the sum still holds."""
-    monkeypatch.setattr("rlm_obs._tracker.MOST_NAMES", 3)
+    monkeypatch.setattr("rlm_obs._report.MOST_NAMES", 3)
     tracker = CostTracker()
     for n in range(6):
         with tracker.track(f"user {n}"):
@@ -699,7 +700,7 @@ def test_a_decorated_function_is_counted(client: OpenAI) -> None:
         ({"unknown_price": "guess"}, "unknown_price='guess'"),
         ({"unknown_price": -1}, "unknown_price=-1"),
         ({"unseen_usage": "free"}, "unseen_usage='free'"),
-        ({"on_alert": "call me"}, "on_alert='call me'"),
+        ({"on_alert": "call me"}, "on_alert: a text that is no address"),
         ({"on_budget_exceeded": 5}, "on_budget_exceeded=5"),
     ],
 )

@@ -14,7 +14,9 @@ from rlm_obs import (
     RLM,
     Alert,
     AsgiMiddleware,
+    Balance,
     BudgetExceeded,
+    BudgetUnavailable,
     CallExporter,
     CallRefused,
     ConfigError,
@@ -29,6 +31,7 @@ from rlm_obs import (
     Request,
     RlmObsError,
     RLMResult,
+    Runaway,
     Settings,
     StoreError,
     Tracer,
@@ -181,13 +184,32 @@ tracker = CostTracker(
     unseen_usage="hold",
     on_alert=on_alert,
     on_budget_exceeded=on_budget_exceeded,
+    budget_tokens=1000,
+    budget_calls=5,
+    per="user.id",
+    limits={"acme": "5.00"},
+    window="day",
+    time_zone="Europe/Berlin",
+    store="sqlite:///budgets.db",
+    fail="open",
+    store_timeout_s=1.0,
+    lease_s=30.0,
+    lost_lease="free",
+    on_limit_change="keep",
+    on_low="gpt-5-mini",
+    max_repeats=5,
+    max_calls_per_minute=100,
+    max_spend_rate=4.0,
 )
+CostTracker(budget="$10/day", alert_threshold=[0.5, 0.8], on_alert="https://chat.example/hook", window=None)
 with tracker as same, tracker.track("analysis") as again:
     assert_type(same, CostTracker)
     assert_type(again, CostTracker)
 assert_type(tracker.is_near_limit(), bool)
 assert_type(tracker.spent, Decimal)
 assert_type(tracker.held, Decimal)
+assert_type(tracker.reset_at, datetime | None)
+assert_type(tracker.balance("acme", unit="tokens"), Balance)
 assert_type(tracker.remaining, Decimal | None)
 assert_type(tracker.get_operation_cost("analysis"), Decimal)
 spent = tracker.get_report()
@@ -203,7 +225,16 @@ try:
     assert_type(found, RLMResult)
     assert_type(found.final_answer, str)
     assert_type(found.cost_usd, Decimal | None)
-except (BudgetExceeded, UnknownPrice, CallRefused, ConfigError, StoreError, RlmObsError) as error:
+except (
+    BudgetExceeded,
+    BudgetUnavailable,
+    Runaway,
+    UnknownPrice,
+    CallRefused,
+    ConfigError,
+    StoreError,
+    RlmObsError,
+) as error:
     print(error)
 
 # -- facts, prices, plugins --------------------------------------------------------------------------------------------

@@ -123,7 +123,7 @@ class Crowd:
         return self.means + mean + margin + max(extra, max(self.extras.values(), default=NONE))
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Account:
     """One amount that calls may use up: of one budget, in one unit, for one key, in one window.
 

@@ -230,7 +230,11 @@ class Desk:
                 continue
             left = account.left()
             known = account.lease is None or account.lease.state is not None
-            if left > 0 and known and (account.enforcement == "check" or account.held_with(need, need.tokens) <= account.room()):
+            if (
+                left > 0
+                and known
+                and (account.enforcement == "check" or account.held_with(need, need.tokens) <= account.room())
+            ):
                 continue
             affordable, refusal = self._judge_alone(need, account, left, owner)
             if refusal is None and affordable is not None:

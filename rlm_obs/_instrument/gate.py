@@ -15,8 +15,7 @@ from rlm_obs._instrument.watch import Watch, leaving
 from rlm_obs._record import Request
 from rlm_obs._runtime import InForce
 from rlm_obs._settings import Settings
-
-NO_HEADERS: Mapping[str, str] = {}
+from rlm_obs.errors import BudgetExceeded
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +31,18 @@ class Asked:
     ask_usage: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a budget, or a setting, changes of a request: a lower output limit, another model, more headers."""
+
+    output_limit: int | None = None
+    model: str | None = None
+    headers: Mapping[str, str] | None = None
+
+
+UNCHANGED = Changes()
+
+
 class Reader(Protocol):
     """The pure functions that know one SDK's shapes."""
 
@@ -41,14 +52,17 @@ class Reader(Protocol):
     def read(self, client: Any, options: Any, stream: bool, awaits: bool, holds: InForce) -> Asked | None:
         """Read a request; None for an endpoint that costs nothing, which passes straight through."""
 
-    def change(self, options: Any, asked: Asked, output_limit: int | None, headers: Mapping[str, str]) -> Any:
-        """Return a changed copy of the options: a lower output limit, the usage asked for, more headers."""
+    def change(self, options: Any, asked: Asked, changes: Changes) -> Any:
+        """Return a changed copy of the options: with these changes, and the usage asked for where `asked` says so."""
 
     def answered(self, answer: Any, into: Answer) -> None:
         """Take from a whole answer (an object of the SDK, or its JSON) what it says."""
 
     def event(self, event: Any, into: Answer) -> bool:
         """Take from one stream event what it says; True if it is the last one."""
+
+    def written(self, event: Any) -> str | None:
+        """Return the text that a stream event brings, "" for output that is no text; None for an event without output."""
 
     def only_usage(self, event: Any) -> bool:
         """Tell whether an event carries the usage and nothing for the user."""
@@ -105,8 +119,12 @@ class Gate:
         call = passing.call
         try:
             waiting = _guard.guarded("budget", call.admit)
-            if waiting is not None:
-                call.granted(waiting.wait(call.wait_s))
+            while waiting is not None:
+                try:
+                    call.granted(waiting.wait(call.wait_s))
+                    waiting = None
+                except BudgetExceeded as refusal:
+                    waiting = call.appeal(refusal)
             context = call.start()
             args, kwargs = passing.sent(args, kwargs, context)
             token = None if context is None else otel.attach(context)
@@ -131,8 +149,12 @@ class Gate:
         call = passing.call
         try:
             waiting = _guard.guarded("budget", call.admit)
-            if waiting is not None:
-                call.granted(await waiting.wait_async(call.wait_s))
+            while waiting is not None:
+                try:
+                    call.granted(await waiting.wait_async(call.wait_s))
+                    waiting = None
+                except BudgetExceeded as refusal:
+                    waiting = call.appeal(refusal)
             context = call.start()
             args, kwargs = passing.sent(args, kwargs, context)
             token = None if context is None else otel.attach(context)
@@ -175,11 +197,12 @@ class Passing:
         self, args: tuple[Any, ...], kwargs: dict[str, Any], context: otel.Context | None
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the arguments to go on with; the user's own unless the call has to be changed."""
-        limit, headers = self.call.output_limit, NO_HEADERS
+        call, headers = self.call, None
         if context is not None and self.settings.propagate == "provider":
-            headers = _guard.guarded("propagate", _traceparent, context) or NO_HEADERS
-        if limit is not None or self.asked.ask_usage or headers:
-            changed = _guard.guarded("gate", self.reader.change, self.options, self.asked, limit, headers)
+            headers = _guard.guarded("propagate", _traceparent, context)
+        changes = Changes(call.output_limit, call.request.model if call.switched_from else None, headers)
+        if self.asked.ask_usage or changes != UNCHANGED:
+            changed = _guard.guarded("gate", self.reader.change, self.options, self.asked, changes)
             if changed is not None:
                 if len(args) > 1:
                     args = (args[0], changed, *args[2:])

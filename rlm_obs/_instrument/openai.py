@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import sys
 import weakref
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from rlm_obs._budgets.bound import Bound, most_input_tokens
 from rlm_obs._call import Answer, Needs
 from rlm_obs._hookspecs import hookimpl
 from rlm_obs._instrument import content
-from rlm_obs._instrument.gate import Asked, Gate
+from rlm_obs._instrument.gate import Asked, Changes, Gate
 from rlm_obs._instrument.joined import Joined
 from rlm_obs._pricing import context_window, model_limits, provider_of, read_answer
 from rlm_obs._record import Request
@@ -133,13 +134,14 @@ class OpenAIReader:
             base_url=known.base_url,
             attributes=holds.attributes,
         )
-        bound = functools.partial(bound_of, body, endpoint, request) if endpoint.bounded else None
+        bound = functools.partial(bound_of, body, endpoint) if endpoint.bounded else None
         settings = holds.runtime.settings
         asks = stream and endpoint.asks_usage and not _asked_already(body.get("stream_options"))
         if asks:
             asks = settings.stream_usage == "always" or (settings.stream_usage == "auto" and known.takes_stream_usage)
         shown = (_guard.guarded("content", content.of_request, body) or {}) if settings.capture_content else None
-        return Asked(request, Needs(bound, functools.partial(_timeout_s, client, options), awaits), shown, asks)
+        timeout_s, tells = functools.partial(_timeout_s, client, options), functools.partial(_fingerprint, path, body)
+        return Asked(request, Needs(bound, timeout_s, awaits, tells), shown, asks)
 
     def _known(self, client: Any, holds: InForce) -> Client:
         """Return what stays between a client's calls, read once; its base URL and the settings may be set anew."""
@@ -157,27 +159,26 @@ class OpenAIReader:
             self._clients[client] = known
         return known
 
-    def change(self, options: Any, asked: Asked, output_limit: int | None, headers: Mapping[str, str]) -> Any:
+    def change(self, options: Any, asked: Asked, changes: Changes) -> Any:
         body = _body(options)
-        changes: dict[str, Any] = {}
+        fields: dict[str, Any] = {}
         if asked.ask_usage:
             given = body.get("stream_options")
-            changes["stream_options"] = {**(given if isinstance(given, Mapping) else {}), "include_usage": True}
-        if output_limit is not None:
-            changes[self._limit_name(asked.request)] = output_limit
+            fields["stream_options"] = {**(given if isinstance(given, Mapping) else {}), "include_usage": True}
+        if changes.output_limit is not None:
+            fields[self._limit_name(asked.request)] = changes.output_limit
+        if changes.model is not None:
+            fields["model"] = changes.model
         update: dict[str, Any] = {}
-        if changes:
-            update["json_data"] = {
-                **(options.json_data if isinstance(options.json_data, Mapping) else {}),
-                **changes,
-            }
-        if headers:
+        if fields:
+            update["json_data"] = {**(options.json_data if isinstance(options.json_data, Mapping) else {}), **fields}
+        if changes.headers:
             given = options.headers if isinstance(options.headers, Mapping) else {}
             users = {name.lower() for name in given}
-            update["headers"] = {**given, **{k: v for k, v in headers.items() if k not in users}}
+            update["headers"] = {**given, **{k: v for k, v in changes.headers.items() if k not in users}}
         extra = options.extra_json
-        if isinstance(extra, Mapping) and not changes.keys().isdisjoint(extra):
-            update["extra_json"] = {**extra, **{k: v for k, v in changes.items() if k in extra}}
+        if isinstance(extra, Mapping) and not fields.keys().isdisjoint(extra):
+            update["extra_json"] = {**extra, **{k: v for k, v in fields.items() if k in extra}}
         return options.model_copy(update=update)
 
     @staticmethod
@@ -228,6 +229,24 @@ class OpenAIReader:
         used = read_answer(said, into.provider, into.endpoint)
         if used is not None:
             into.usage = used
+
+    def written(self, event: Any) -> str | None:
+        said = _fields(event)
+        kind, delta = said.get("type"), said.get("delta")
+        if isinstance(kind, str):
+            if not kind.endswith(".delta"):
+                return None
+            return delta if isinstance(delta, str) and "output_text" in kind else ""
+        found = None
+        for choice in said.get("choices") or ():
+            part = _fields(choice)
+            inside = _fields(part.get("delta"))
+            text = part.get("text") or inside.get("content")
+            if text or any(
+                inside.get(name) for name in ("tool_calls", "refusal", "reasoning_content", "function_call")
+            ):
+                found = (found or "") + (text if isinstance(text, str) else "")
+        return found
 
     def only_usage(self, event: Any) -> bool:
         return isinstance(event, Mapping) and event.get("choices") == [] and isinstance(event.get("usage"), Mapping)
@@ -285,6 +304,11 @@ def _body(options: Any) -> Mapping[str, Any]:
     if type(body) is not dict and not isinstance(body, Mapping):
         body = {}
     return {**body, **extra} if extra and isinstance(extra, Mapping) else body
+
+
+def _fingerprint(path: str, body: Mapping[str, Any]) -> int | None:
+    """Return what tells a request apart from others: a hash of all that it sends."""
+    return hash((path, json.dumps(body, sort_keys=True, default=str)))
 
 
 def _asked_already(stream_options: Any) -> bool:

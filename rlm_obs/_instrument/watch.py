@@ -14,12 +14,15 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Generic
 
 from rlm_obs import _guard, _lost
+from rlm_obs.errors import BudgetExceeded
 
 if TYPE_CHECKING:
     from rlm_obs._instrument.gate import Passing
 
 MOST_JSON_BYTES = 32_000_000  # a plain answer that is read as a stream is kept up to here, to read its usage at the end
 MOST_EVENT_BYTES = 4_000_000  # an event without an end is not waited for beyond this
+MOST_KEPT_BYTES = 4_000_000  # of a stream with a limit, for what it had brought if it outgrows it
+SLACK = 16  # events that bring no output: of the role, the end, the usage
 SEPARATORS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 
@@ -44,6 +47,9 @@ class Watch:
             sys.exception()
         )  # what the user's code was handling before; the id alone keeps nothing alive
         self._tail = b""
+        self._room = passing.call.output_room  # tokens that the stream may write; None: as many as it likes
+        self._kept: list[bytes] = []  # what it has brought, while it has a room that it may outgrow
+        self._kept_size = 0
         self._body: list[bytes] | None = []
         self._body_size = self._count = self._size = self._envelope = 0
 
@@ -82,6 +88,8 @@ class Watch:
             rest = self._failed(error)
             if rest:
                 yield rest
+            if isinstance(error, BudgetExceeded):
+                self._type.close(self._response)  # the provider need not write on
             raise
         finally:
             self._inside = False
@@ -105,6 +113,8 @@ class Watch:
             rest = self._failed(error)
             if rest:
                 yield rest
+            if isinstance(error, BudgetExceeded):
+                await self._type.aclose(self._response)
             raise
         finally:
             self._inside = False
@@ -147,6 +157,12 @@ class Watch:
         first = not self._count
         self._size += len(whole)
         self._count += events
+        if self._room is not None:
+            if self._kept_size <= MOST_KEPT_BYTES:
+                self._kept.append(whole)
+                self._kept_size += len(whole)
+            if self._count - SLACK > self._room:
+                self._outgrow(self._room)
         if first:
             self._call.first_chunk()
         elif not self._keeps_all:
@@ -180,6 +196,23 @@ class Watch:
             if self._reader.event(said, self._call.answer):
                 self._end(None, complete=True)
         return b"".join(kept)
+
+    def _outgrow(self, room: int) -> None:
+        """See whether the stream has written more than was held for it. Raises BudgetExceeded where there is no more room.
+
+        An event that brings output is a token at least; others bring none, so they are told apart here, where it matters.
+        """
+        events = (_parsed(_data_of(event)) for event in _split(b"".join(self._kept)))
+        written = [text for event in events if (text := self._reader.written(event)) is not None]
+        tokens = len(written) if self._kept_size <= MOST_KEPT_BYTES else self._count
+        if tokens - SLACK <= room:
+            self._room = max(room + SLACK, self._count)
+            return
+        try:
+            self._room = self._call.outgrown(tokens)
+        except BudgetExceeded as refusal:
+            refusal.partial = "".join(written)
+            raise
 
     def _keep(self, data: bytes) -> None:
         self._call.first_chunk()

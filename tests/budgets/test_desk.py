@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from rlm_obs._budgets import desk as desk_module
-from rlm_obs._budgets.desk import Account, Desk, Hold, Need, Waiting
+from rlm_obs._budgets.account import Account, Hold, Need
+from rlm_obs._budgets.desk import Desk
+from rlm_obs._budgets.line import Waiting
 from rlm_obs.errors import BudgetExceeded, RlmObsError
 
 ONE = Decimal(1)
