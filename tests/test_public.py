@@ -67,6 +67,8 @@ TREE = {
     "StoreError": "RlmObsError",
     "CallRefused": "RlmObsError",
     "BudgetExceeded": "CallRefused",
+    "BudgetUnavailable": "CallRefused",
+    "Runaway": "CallRefused",
     "UnknownPrice": "CallRefused",
 }
 REFUSAL = ("budget", "spent", "held", "limit", "needed")
