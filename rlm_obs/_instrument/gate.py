@@ -64,6 +64,9 @@ class Reader(Protocol):
     def written(self, event: Any) -> str | None:
         """Return the text that a stream event brings, "" for output that is no text; None for an event without output."""
 
+    def quiet(self, event: Any) -> bool:
+        """Tell, at once, that an event (an object of the SDK) says nothing but a piece of text; False if in doubt."""
+
     def only_usage(self, event: Any) -> bool:
         """Tell whether an event carries the usage and nothing for the user."""
 

@@ -207,7 +207,7 @@ class OpenAIReader:
             _guard.guarded("content", into.content.add, event)
         said = _fields(event)
         kind, whole = said.get("type"), said.get("response")
-        if isinstance(kind, str) and isinstance(whole, Mapping):
+        if isinstance(kind, str) and _fields(whole):
             self.answered(whole, into)
         else:
             self._facts(said, into)
@@ -248,8 +248,16 @@ class OpenAIReader:
                 found = (found or "") + (text if isinstance(text, str) else "")
         return found
 
+    def quiet(self, event: Any) -> bool:
+        try:
+            (choice,) = event.choices
+            return choice.finish_reason is None and event.usage is None
+        except (AttributeError, TypeError, ValueError):
+            return str(getattr(event, "type", "")).endswith(".delta")
+
     def only_usage(self, event: Any) -> bool:
-        return isinstance(event, Mapping) and event.get("choices") == [] and isinstance(event.get("usage"), Mapping)
+        said = _fields(event)
+        return said.get("choices") == [] and bool(_fields(said.get("usage")))
 
 
 FACTS = (

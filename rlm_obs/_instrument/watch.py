@@ -10,7 +10,7 @@ import functools
 import json
 import sys
 import types
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Generic
 
 from rlm_obs import _guard, _lost
@@ -41,6 +41,7 @@ class Watch:
         self._json = not self._events and "json" in kind
         self._hides_usage = passing.asked.ask_usage
         self._keeps_all = passing.asked.content is not None
+        self._items: Any = None  # the SDK's stream, where it reads the response and tells what its events say
         self._inside = False
         self._left = False
         self._handled = id(
@@ -139,6 +140,11 @@ class Watch:
     def _see(self, data: bytes) -> bytes:
         """Look at what has arrived and return what the user gets: all, but a usage event that only we asked for."""
         self._left = False
+        if self._items is not None:
+            self._size += len(data)
+            if not self._envelope:
+                self._measure(data)
+            return data
         if not self._events:
             self._keep(data)
             return data
@@ -214,6 +220,11 @@ class Watch:
             refusal.partial = "".join(written)
             raise
 
+    def _measure(self, data: bytes) -> None:
+        """Take the first event's length."""
+        whole, self._tail = _whole_events(self._tail + data)
+        self._envelope = next((len(event) for event in _split(whole) if b"data:" in event), 0)
+
     def _keep(self, data: bytes) -> None:
         self._call.first_chunk()
         if self._json and self._body is not None:
@@ -222,11 +233,47 @@ class Watch:
             if self._body_size > MOST_JSON_BYTES:
                 self._body = None
 
+    # -- what the SDK has made of it ---------------------------------------------------------------------------------
+
+    def listen(self, items: Any) -> Callable[[Any], bool] | None:
+        """Read the events as the SDK's stream has parsed them, ten times cheaper than their bytes; None if those are needed.
+
+        Returns what is to be asked of each: True for one that only we asked for.
+        """
+        if not self._events or self._keeps_all:
+            return None
+        self._items, quiet, hear = items, self._reader.quiet, self._hear
+
+        def hides(item: Any) -> bool:
+            self._count += 1
+            try:  # what `_guard.guarded` does, a call less: this is the way of each chunk
+                return not (quiet(item) and self._count > 1) and hear(item)
+            except Exception as error:
+                _guard.caught("stream", error)
+                return False
+
+        return hides
+
+    def all_heard(self, error: BaseException | None = None) -> None:
+        """The SDK's stream has come to its end, or broken off."""
+        self._count += error is None  # `[DONE]` is an event too
+        self._end(error, complete=error is None)
+
+    def _hear(self, item: Any) -> bool:
+        """Read an event that says something; True for one that only we asked for."""
+        self._call.first_chunk()
+        hidden = self._hides_usage and self._reader.only_usage(item)
+        if self._reader.event(item, self._call.answer):
+            self._end(None, complete=True)
+        return hidden
+
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def _eof(self) -> bytes:
         """The answer has been read to its end: return what was held back of it."""
         rest, self._tail = self._tail, b""
+        if self._items is not None:
+            return b""  # the call ends behind the last event: see `all_heard`
         if rest and self._events:
             found = _guard.guarded("stream", self._look, rest)
             rest = found if self._hides_usage and found is not None else rest if self._hides_usage else b""
@@ -243,7 +290,7 @@ class Watch:
     def _failed(self, error: BaseException) -> bytes:
         """The answer broke off: return what was held back of it, since it arrived before the error did."""
         self._end(error)
-        return self._tail if self._hides_usage and isinstance(error, Exception) else b""
+        return self._tail if self._hides_usage and self._items is None and isinstance(error, Exception) else b""
 
     def _closed(self, error: BaseException | None) -> None:
         if self._inside:
@@ -251,8 +298,12 @@ class Watch:
         if isinstance(error, GeneratorExit):
             self._drop()
             self._unshadow()
-        else:
+        elif not self._is_heard():
             self._end(error if isinstance(error, Exception) and id(error) != self._handled else None)
+
+    def _is_heard(self) -> bool:
+        """Tell whether the SDK's stream is just reading: then `all_heard` will be told how that ends."""
+        return bool(getattr(self._items, "ag_running" if self._awaits else "gi_running", False))
 
     def _drop(self) -> None:
         """Have the call ended by another thread: this may run in a finaliser, so anywhere, inside any lock."""
@@ -335,7 +386,8 @@ def _parsed(data: bytes) -> Any:
 
 @functools.lru_cache(maxsize=256)
 def leaving(cls: Any) -> Any:
-    """Return a subclass of a stream class (or of its alias `Stream[X]`) that tells its watch when a loop has left it.
+    """Return a subclass of a stream class (or of its alias `Stream[X]`) that tells its watch what its events say,
+    and when a loop has left it.
 
     A generic class of the user's own is returned as it is: the SDK looks for its `Stream[X]` one step up only.
     """
@@ -360,9 +412,53 @@ def leaving(cls: Any) -> Any:
             _guard.guarded("stream", _tell_watch, self, Watch.leave)
             raise
 
-    body = {"__iter__": __iter__} if hasattr(origin, "__iter__") else {"__aiter__": __aiter__}
+    def __stream__(self: Any) -> Any:  # noqa: N807
+        items = origin.__stream__(self)
+        return _heard_async(self, items) if hasattr(items, "__anext__") else _heard(self, items)
+
+    body: dict[str, Any] = {"__iter__": __iter__} if hasattr(origin, "__iter__") else {"__aiter__": __aiter__}
+    if hasattr(origin, "__stream__"):
+        body["__stream__"] = __stream__
     named = {**body, "__module__": origin.__module__, "__qualname__": origin.__qualname__, "__doc__": origin.__doc__}
     return types.new_class(origin.__name__, (cls,), {}, lambda space: space.update(named))
+
+
+def _heard(stream: Any, items: Generator[Any]) -> Iterator[Any]:
+    """Pass on what the SDK's stream yields, and let the watch read from it what the events say."""
+    watch: Watch | None = stream.response.__dict__.get("_rlm_obs_watch")
+    hides = None if watch is None else _guard.guarded("stream", watch.listen, items)
+    if watch is None or hides is None:
+        yield from items
+        return
+    try:
+        for item in items:
+            if not hides(item):
+                yield item
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        watch.all_heard(error)
+        raise
+    watch.all_heard()
+
+
+async def _heard_async(stream: Any, items: AsyncGenerator[Any]) -> AsyncIterator[Any]:
+    watch: Watch | None = stream.response.__dict__.get("_rlm_obs_watch")
+    hides = None if watch is None else _guard.guarded("stream", watch.listen, items)
+    try:
+        async for item in items:
+            if hides is None or not hides(item):
+                yield item
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        if watch is not None and hides is not None:
+            watch.all_heard(error)
+        raise
+    finally:
+        await items.aclose()  # or it would be left to the event loop, which closes it later
+    if watch is not None and hides is not None:
+        watch.all_heard()
 
 
 def _tell_watch(stream: Any, what: Callable[[Watch], None]) -> None:

@@ -31,15 +31,18 @@ def breaks(*_: Any, **__: Any) -> Any:
 
 
 async def three_calls(caller: Any, server: FakeOpenAI) -> list[Any]:
-    """Call plainly, as a stream, and with a bad limit; return what the user sees, and what the server saw."""
+    """Call plainly, as a stream, as raw bytes, and with a bad limit; return what the user sees, and what the server saw."""
     client = caller.client(server)
     server.clear()
     plain = await caller(client.chat.completions.create(**CHAT))
     chunks = await caller.all(await caller(client.chat.completions.create(**CHAT, stream=True)))
+    async with caller.entered(client.chat.completions.with_streaming_response.create(**CHAT, stream=True)) as raw:
+        text = await caller(raw.text())
     with pytest.raises(openai.BadRequestError) as caught:
         await caller(client.chat.completions.create(**CHAT, max_completion_tokens=0))
     return [
         plain.choices,
+        text.count('"content"'),
         "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices),
         type(caught.value),
         caught.value.status_code,
@@ -54,7 +57,14 @@ BROKEN = {
         (OpenAIReader, "change"),
         (Watch, "over"),
     ],
-    "stream": [(OpenAIReader, "event"), (OpenAIReader, "only_usage"), (Watch, "_read_events")],
+    "stream": [
+        (OpenAIReader, "event"),
+        (OpenAIReader, "only_usage"),
+        (OpenAIReader, "quiet"),
+        (Watch, "listen"),
+        (Watch, "_hear"),
+        (Watch, "_read_events"),
+    ],
     "call": [(Call, "_conclude"), (Call, "_record"), (Call, "_settle"), (Call, "_end_span")],
     "price": [(Call, "_cost"), (Call, "_price_of")],
     "budget": [(Call, "_need"), (CostTracker, "book")],
@@ -131,10 +141,10 @@ async def test_a_plugin_that_raises_touches_nothing(
     registered(Plugin(hook, BrokenError()))
     with rlm_obs.instrument(exporters=[], settings=OPENAI) as made:
         assert await three_calls(caller, server) == bare
-        assert made.report().total_cost == 2 * Decimal("0.0035")
+        assert made.report().total_cost == 3 * Decimal("0.0035")
     assert _guard.failures[f"broken.{hook}"] >= 2
     assert len([r for r in caplog.records if f"broken.{hook} failed" in r.getMessage()]) == 1
-    assert len(collect.records) == 6
+    assert len(collect.records) == 8
 
 
 async def test_a_plugins_refusal_reaches_the_user(
