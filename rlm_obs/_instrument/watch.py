@@ -242,6 +242,8 @@ class Watch:
         """
         if not self._events or self._keeps_all:
             return None
+        if not hasattr(items, "ag_frame" if self._awaits else "gi_frame"):
+            return None  # a stream of somebody's own, which is no generator
         self._items, quiet, hear = items, self._reader.quiet, self._hear
 
         def hides(item: Any) -> bool:
@@ -255,7 +257,11 @@ class Watch:
         return hides
 
     def all_heard(self, error: BaseException | None = None) -> None:
-        """The SDK's stream has come to its end, or broken off."""
+        """The SDK's stream has come to its end, has broken off, or was dropped."""
+        if isinstance(error, GeneratorExit):
+            self._drop()
+            self._unshadow()
+            return
         self._count += error is None  # `[DONE]` is an event too
         self._end(error, complete=error is None)
 
@@ -293,17 +299,18 @@ class Watch:
         return self._tail if self._hides_usage and self._items is None and isinstance(error, Exception) else b""
 
     def _closed(self, error: BaseException | None) -> None:
-        if self._inside:
+        if self._inside or self._is_heard():
             return  # the response closes itself behind its last byte, which is still to be seen
         if isinstance(error, GeneratorExit):
             self._drop()
             self._unshadow()
-        elif not self._is_heard():
+        else:
             self._end(error if isinstance(error, Exception) and id(error) != self._handled else None)
 
     def _is_heard(self) -> bool:
-        """Tell whether the SDK's stream is just reading: then `all_heard` will be told how that ends."""
-        return bool(getattr(self._items, "ag_running" if self._awaits else "gi_running", False))
+        """Tell whether the SDK's stream is closing what it has read itself: `all_heard` is told how that ended."""
+        items, kind = self._items, "ag" if self._awaits else "gi"
+        return items is not None and (getattr(items, f"{kind}_running") or getattr(items, f"{kind}_frame") is None)
 
     def _drop(self) -> None:
         """Have the call ended by another thread: this may run in a finaliser, so anywhere, inside any lock."""
@@ -434,8 +441,6 @@ def _heard(stream: Any, items: Generator[Any]) -> Iterator[Any]:
         for item in items:
             if not hides(item):
                 yield item
-    except GeneratorExit:
-        raise
     except BaseException as error:
         watch.all_heard(error)
         raise
@@ -449,8 +454,6 @@ async def _heard_async(stream: Any, items: AsyncGenerator[Any]) -> AsyncIterator
         async for item in items:
             if hides is None or not hides(item):
                 yield item
-    except GeneratorExit:
-        raise
     except BaseException as error:
         if watch is not None and hides is not None:
             watch.all_heard(error)

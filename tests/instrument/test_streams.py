@@ -307,3 +307,81 @@ async def test_a_collected_stream_ends(
         assert budget.held == 0
     record = only(collect)
     assert (record.status, record.time_to_first_chunk_s is not None) == ("aborted", read)
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "responses", "completions"])
+@pytest.mark.parametrize("inside_except", [False, True])
+async def test_a_stream_read_to_its_end_is_never_taken_for_dropped(
+    endpoint: str,
+    inside_except: bool,
+    caller: Any,
+    server: FakeOpenAI,
+    as_openai: Any,
+    collect: Collected,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The SDK closes the response and drops its generators behind the last event, also while an exception is handled."""
+    dropped: list[Any] = []
+    monkeypatch.setattr(_lost.lost, "gone", dropped.append)
+    client = caller.client(server)
+    create, given = {
+        "chat": (client.chat.completions.create, STREAM),
+        "responses": (client.responses.create, {"model": "gpt-4o", "input": "Hello", "stream": True}),
+        "completions": (client.completions.create, {"model": "gpt-4o", "prompt": "Hello", "stream": True}),
+    }[endpoint]
+    stream = await caller(create(**given))
+    try:
+        if inside_except:
+            raise LookupError
+    except LookupError:
+        await caller.all(stream)
+    await caller.all(stream)
+    del stream
+    gc.collect()
+    record = only(collect)
+    assert (record.status, record.usage and record.usage.output_tokens) == ("ok", 100)
+    assert not dropped
+
+
+async def test_a_generator_that_closes_its_stream_leaves_it(
+    caller: Any, slow: FakeOpenAI, as_openai: Any, collect: Collected
+) -> None:
+    """`stream.close()` in the `finally` of the user's own generator is told from the end of the stream."""
+    stream = await started(caller, slow)
+
+    async def wrapped() -> Any:
+        try:
+            while True:
+                yield await caller(stream.__anext__() if caller.awaits else next(stream))
+        finally:
+            await caller(stream.close())
+
+    mine = wrapped()
+    await anext(mine)
+    await mine.aclose()
+    rlm_obs.flush()
+    assert only(collect).status == "aborted"
+
+
+async def test_what_is_odd_in_a_parsed_stream_is_the_users_alone(
+    caller: Any, as_openai: Any, collect: Collected
+) -> None:
+    """Choices that are null, no list or several, an unknown type, usage in the middle and again: all of it passes."""
+    head = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o"}
+    text = {"index": 0, "delta": {"content": "x"}, "finish_reason": None}
+    usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+    chunks: list[Any] = [
+        {**head, "choices": None},
+        {**head, "choices": 7},
+        {**head, "choices": [text, {**text, "index": 1, "finish_reason": "stop"}]},
+        {"type": 9, "delta": []},
+        {**head, "choices": [], "usage": {**usage, "prompt_tokens": 1}},
+        {**head, "choices": [{**text, "finish_reason": "length"}], "usage": usage},
+    ]
+    with fake_openai(Answer(chunks=chunks)) as server:
+        got = await caller.all(await started(caller, server))
+    assert len(got) == 5  # the one that carries the usage alone was asked for by us
+    record = only(collect)
+    assert record.usage is not None
+    assert (record.status, record.usage.input_tokens, record.usage.output_tokens) == ("ok", 7, 3)
+    assert record.attributes["gen_ai.response.finish_reasons"] == ("stop", "length")
