@@ -365,12 +365,7 @@ class Call:
             return self._price(self._answered(), usage, duration_s)
         if answer.http_status is not None and answer.http_status >= 400:
             return Cost(total=NONE, source="status")
-        if (
-            status == "error"
-            and error not in _MAYBE_BILLED
-            and not answer.streamed_tokens
-            and answer.http_status is None
-        ):
+        if status == "error" and error in _NEVER_ANSWERED and not answer.streamed_tokens and answer.http_status is None:
             return Cost(total=NONE, source="not answered")
         if self.request.streamed and answer.http_status is not None:
             return self._estimated()
@@ -531,8 +526,8 @@ def _held_back(kind: str, function: Callable[..., T], /, *args: Any) -> T | None
         return None
 
 
-#: Exceptions after which nobody knows whether the provider worked, and will bill: the request had left.
-_MAYBE_BILLED = frozenset({"APITimeoutError", "CancelledError", "KeyboardInterrupt"})
+#: Exceptions after which nothing is billed. After any other (a time-out, an answer that cannot be read) nobody knows.
+_NEVER_ANSWERED = frozenset({"APIConnectionError", "OpenAIError"})
 
 
 def _after_fork() -> None:

@@ -55,6 +55,9 @@ class Reader(Protocol):
     def change(self, options: Any, asked: Asked, changes: Changes) -> Any:
         """Return a changed copy of the options: with these changes, and the usage asked for where `asked` says so."""
 
+    def overhear(self, options: Any, into: Answer) -> Any:
+        """Return a copy of the options whose parser, if it fails, tells `into` what the answer says; None without one."""
+
     def answered(self, answer: Any, into: Answer) -> None:
         """Take from a whole answer (an object of the SDK, or its JSON) what it says."""
 
@@ -207,11 +210,13 @@ class Passing:
         if self.asked.ask_usage or changes != UNCHANGED:
             changed = _guard.guarded("gate", self.reader.change, self.options, self.asked, changes)
             if changed is not None:
-                if len(args) > 1:
-                    args = (args[0], changed, *args[2:])
-                else:
-                    kwargs = {**kwargs, "options": changed}
-        if self.stream and kwargs.get("stream_cls") is not None:
+                args, kwargs = _with_options(args, kwargs, changed)
+        if not self.stream:
+            options = args[1] if len(args) > 1 else kwargs["options"]
+            heard = _guard.guarded("gate", self.reader.overhear, options, self.call.answer)
+            if heard is not None:
+                args, kwargs = _with_options(args, kwargs, heard)
+        elif kwargs.get("stream_cls") is not None:
             watched = _guard.guarded("gate", leaving, kwargs["stream_cls"])
             if watched is not None:
                 kwargs = {**kwargs, "stream_cls": watched}
@@ -248,6 +253,12 @@ def _traceparent(context: otel.Context) -> Mapping[str, str]:
     headers: dict[str, str] = {}
     TraceContextTextMapPropagator().inject(headers, context)
     return headers
+
+
+def _with_options(
+    args: tuple[Any, ...], kwargs: dict[str, Any], options: Any
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return ((args[0], options, *args[2:]), kwargs) if len(args) > 1 else (args, {**kwargs, "options": options})
 
 
 def _take_from_under(outer: Any, wrapper: Any) -> None:

@@ -181,6 +181,20 @@ class OpenAIReader:
             update["extra_json"] = {**extra, **{k: v for k, v in fields.items() if k in extra}}
         return options.model_copy(update=update)
 
+    def overhear(self, options: Any, into: Answer) -> Any:
+        parse = options.post_parser
+        if not callable(parse):
+            return None
+
+        def parsed(answer: Any) -> Any:
+            try:
+                return parse(answer)
+            except Exception:  # the answer was cut off, or is not what was asked for: it is paid for all the same
+                _guard.guarded("gate", self.answered, answer, into)
+                raise
+
+        return options.model_copy(update={"post_parser": parsed})
+
     @staticmethod
     def _limit_name(request: Request) -> str:
         spelled = ENDPOINTS[request.endpoint].limits

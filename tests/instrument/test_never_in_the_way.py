@@ -55,6 +55,7 @@ BROKEN = {
         (OpenAIReader, "read"),
         (OpenAIReader, "answered"),
         (OpenAIReader, "change"),
+        (OpenAIReader, "overhear"),
         (Watch, "over"),
     ],
     "stream": [
