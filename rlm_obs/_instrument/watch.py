@@ -144,6 +144,8 @@ class Watch:
             self._size += len(data)
             if not self._envelope:
                 self._measure(data)
+            if self._room is not None:
+                self._keep_written(data)
             return data
         if not self._events:
             self._keep(data)
@@ -164,9 +166,7 @@ class Watch:
         self._size += len(whole)
         self._count += events
         if self._room is not None:
-            if self._kept_size <= MOST_KEPT_BYTES:
-                self._kept.append(whole)
-                self._kept_size += len(whole)
+            self._keep_written(whole)
             if self._count - SLACK > self._room:
                 self._outgrow(self._room)
         if first:
@@ -202,6 +202,11 @@ class Watch:
             if self._reader.event(said, self._call.answer):
                 self._end(None, complete=True)
         return b"".join(kept)
+
+    def _keep_written(self, data: bytes) -> None:
+        if self._kept_size <= MOST_KEPT_BYTES:
+            self._kept.append(data)
+            self._kept_size += len(data)
 
     def _outgrow(self, room: int) -> None:
         """See whether the stream has written more than was held for it. Raises BudgetExceeded where there is no more room.
@@ -249,6 +254,8 @@ class Watch:
         def hides(item: Any) -> bool:
             self._count += 1
             try:  # what `_guard.guarded` does, a call less: this is the way of each chunk
+                if self._room is not None and self._count - SLACK > self._room:
+                    self._outgrow(self._room)
                 return not (quiet(item) and self._count > 1) and hear(item)
             except Exception as error:
                 _guard.caught("stream", error)
@@ -444,6 +451,8 @@ def _heard(stream: Any, items: Generator[Any]) -> Iterator[Any]:
     except BaseException as error:
         watch.all_heard(error)
         raise
+    finally:
+        items.close()  # or an exception that is kept would keep the response open
     watch.all_heard()
 
 

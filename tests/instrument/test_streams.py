@@ -385,3 +385,31 @@ async def test_what_is_odd_in_a_parsed_stream_is_the_users_alone(
     assert record.usage is not None
     assert (record.status, record.usage.input_tokens, record.usage.output_tokens) == ("ok", 7, 3)
     assert record.attributes["gen_ai.response.finish_reasons"] == ("stop", "length")
+
+
+@pytest.mark.parametrize("raw", [False, True])
+async def test_a_stream_that_outgrows_its_hold_is_closed(
+    raw: bool, caller: Any, as_openai: Any, collect: Collected
+) -> None:
+    """A server that ignores the output limit is stopped where the budget ends, whoever reads: the SDK's stream or bytes."""
+    words = [{"index": 0, "delta": {"content": f"w{n} "}, "finish_reason": None} for n in range(400)]
+    head = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o"}
+    with (
+        fake_openai(Answer(chunks=[{**head, "choices": [word]} for word in words])) as server,
+        CostTracker("0.001") as budget,
+    ):
+        completions = caller.client(server).chat.completions
+        given = {**STREAM, "max_completion_tokens": 20}
+        if raw:
+            with pytest.raises(rlm_obs.BudgetExceeded) as caught:
+                async with caller.entered(completions.with_streaming_response.create(**given)) as response:
+                    await caller(response.read())
+        else:
+            stream = await caller(completions.create(**given))
+            with pytest.raises(rlm_obs.BudgetExceeded) as caught:
+                await caller.all(stream)
+            assert stream.response.is_closed  # while the exception, and with it every frame, is still held
+    assert caught.value.partial.startswith("w0 w1 w2 ")  # type: ignore[attr-defined]
+    assert only(collect).status == "aborted"
+    assert 0 < budget.spent < Decimal("0.002")  # what had come with the last piece is paid for; all of it costs 0.004
+    assert budget.held == 0
