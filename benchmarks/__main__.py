@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -88,15 +89,16 @@ def show(title: str, times: dict[str, list[tuple[float, float]]], per: int = 1) 
         print(f"  rlm_obs / one hand-written span = {added['ours'] / added['yardstick']:.2f}")
 
 
-def timed(function: Callable[[], object], repeat: int = 7, number: int = 2000) -> float:
-    """Return the best of several runs, in seconds a call."""
-    best = float("inf")
-    for _ in range(repeat):
-        began = time.perf_counter()
-        for _ in range(number):
-            function()
-        best = min(best, time.perf_counter() - began)
-    return best / number
+def best_of(functions: Sequence[Callable[[], object]], rounds: int = 60, number: int = 300) -> list[float]:
+    """Return the CPU seconds a call of each, the best of many short rounds in turn, so that a busy machine harms all alike."""
+    best = [float("inf")] * len(functions)
+    for _ in range(rounds):
+        for at, function in enumerate(functions):
+            began = time.thread_time()
+            for _ in range(number):
+                function()
+            best[at] = min(best[at], time.thread_time() - began)
+    return [seconds / number for seconds in best]
 
 
 def parts() -> None:
@@ -121,7 +123,6 @@ def parts() -> None:
     @rlm_obs.traced(name="work", tracer=tracer)
     def decorated() -> None: ...
 
-    spans, ours = timed(bare_span), timed(decorated)
     chain: Chain = runtime().prices
     request = rlm_obs.Request(
         provider="openai",
@@ -140,27 +141,29 @@ def parts() -> None:
         desk.settle(held, Decimal("0.0000001"))
 
     messages = [{"role": "user", "content": "x" * 2000} for _ in range(5)]
-    print("\nParts, best of seven:")
+    spans, ours, price, held, bounds = best_of(
+        [bare_span, decorated, lambda: chain.price(request, usage), hold, lambda: most_input_tokens(messages)]
+    )
+    print("\nParts, CPU, best of 60 rounds:")
     print(f"  OpenTelemetry's start_as_current_span   {spans * 1e6:7.2f} µs")
     print(f"  @traced                                 {ours * 1e6:7.2f} µs   ratio {ours / spans:.2f}")
-    print(f"  a cached price                          {timed(lambda: chain.price(request, usage)) * 1e6:7.2f} µs")
-    print(f"  hold and settle                         {timed(hold) * 1e6:7.2f} µs")
-    print(f"  the bound of five 2 kB messages         {timed(lambda: most_input_tokens(messages)) * 1e6:7.2f} µs")
+    print(f"  a cached price                          {price * 1e6:7.2f} µs")
+    print(f"  hold and settle                         {held * 1e6:7.2f} µs")
+    print(f"  the bound of five 2 kB messages         {bounds * 1e6:7.2f} µs")
 
 
 def imports() -> None:
     """Print what `import rlm_obs` takes, beside an empty interpreter."""
 
     def one(code: str) -> float:
-        found = []
-        for _ in range(9):
-            began = time.perf_counter()
-            subprocess.run([sys.executable, "-c", code], check=True)
-            found.append(time.perf_counter() - began)
-        return statistics.median(found)
+        before = os.times()
+        subprocess.run([sys.executable, "-c", code], check=True)
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
 
-    empty = one("pass")
-    print(f"\nimport rlm_obs: {(one('import rlm_obs') - empty) * 1e3:.1f} ms beside an empty interpreter")
+    pairs = [(one("pass"), one("import rlm_obs")) for _ in range(25)]
+    added = min(ours for _, ours in pairs) - min(empty for empty, _ in pairs)
+    print(f"\nimport rlm_obs: {added * 1e3:.0f} ms of CPU beside an empty interpreter, best of {len(pairs)}")
 
 
 def main() -> None:
