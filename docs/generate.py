@@ -40,7 +40,7 @@ GROUPS = {
         "Tracer",
         "create_tracer",
     ),
-    "Money": ("CostTracker", "CostReport", "Balance", "Alert", "price", "price_answer"),
+    "Money": ("CostTracker", "CostReport", "Balance", "Alert", "price", "price_answer", "estimate", "Estimate"),
     "Exporters": ("ConsoleExporter", "FileExporter", "read_records", "LangfuseExporter", "CallExporter"),
     "Facts about a call": ("Request", "Usage", "Cost", "Record"),
     "Plugins and settings": ("hookimpl", "register_plugin", "unregister_plugin", "Settings"),

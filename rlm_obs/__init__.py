@@ -22,6 +22,7 @@ _HOMES = {
     "Cost": "rlm_obs._record",
     "CostReport": "rlm_obs._tracker",
     "CostTracker": "rlm_obs._tracker",
+    "Estimate": "rlm_obs._estimate",
     "FileExporter": "rlm_obs._exporters.file",
     "Instrumentation": "rlm_obs._runtime",
     "LangfuseExporter": "rlm_obs._exporters.langfuse",
@@ -39,6 +40,7 @@ _HOMES = {
     "context": "rlm_obs._context",
     "cost_tracked": "rlm_obs._decorators",
     "create_tracer": "rlm_obs._tracer",
+    "estimate": "rlm_obs._estimate",
     "extract": "rlm_obs._propagation",
     "flush": "rlm_obs._runtime",
     "hookimpl": "rlm_obs._hookspecs",
@@ -66,6 +68,8 @@ if TYPE_CHECKING:
     from rlm_obs._context import context as context
     from rlm_obs._decorators import cost_tracked as cost_tracked
     from rlm_obs._decorators import traced as traced
+    from rlm_obs._estimate import Estimate as Estimate
+    from rlm_obs._estimate import estimate as estimate
     from rlm_obs._exporters.base import CallExporter as CallExporter
     from rlm_obs._exporters.console import ConsoleExporter as ConsoleExporter
     from rlm_obs._exporters.file import FileExporter as FileExporter

@@ -26,6 +26,7 @@ from rlm_obs._budgets.line import Waiting
 from rlm_obs._budgets.seen import seen
 from rlm_obs._callspan import CallSpan
 from rlm_obs._content import recorded
+from rlm_obs._pricing.dearest import Dearest, likely_usage
 from rlm_obs._record import Cost, Record, Request, Usage
 from rlm_obs._record import Status as CallStatus
 from rlm_obs._tracker import MILLION, CostTracker
@@ -42,7 +43,6 @@ _ending = threading.Lock()
 T = TypeVar("T")
 FROM_STREAM = "output counted from the stream"
 INPUT_BOUND = "input estimated from its bytes"
-BYTES_PER_TOKEN = 4
 #: From so many calls of its kind on, `enforcement="expected"` holds what they have cost.
 ENOUGH_SEEN = 20
 
@@ -88,6 +88,7 @@ class Call:
         "_content",
         "_first_chunk_s",
         "_hold",
+        "_most",
         "_needs",
         "_operations",
         "_parent_id",
@@ -117,10 +118,12 @@ class Call:
         operations: tuple[str, ...],
         plugins: Plugins,
         price: Callable[..., Cost | None],
+        most: Callable[[Request, Bound, int | None], Cost | None] | None = None,
         content: Mapping[str, Any] | None = None,
     ) -> None:
         self.request, self._needs, self._tracer, self._trackers = request, needs, tracer, trackers
         self._operations, self._plugins, self._price, self._content = operations, plugins, price, content
+        self._most = most or Dearest(price).cost
         self._shares = self._found_shares()
         self._accounts = _joined(self._shares)
         self.answer = Answer(request.provider, request.endpoint, captures=content is not None)
@@ -221,11 +224,11 @@ class Call:
         if self._needs.bound is None:
             return Need(NONE, NONE)
         bound = self._bound = self._needs.bound(self.request)
-        most = self._price_of(bound.input_tokens, bound.output_tokens)
+        most = self._price_of(bound)
         if most is None:
             return self._need_without_price(bound)
         lowerable = bool(bound.output_tokens) and not bound.limit_is_users
-        find_least = functools.partial(self._price_of, bound.input_tokens, 0) if lowerable else None
+        find_least = functools.partial(self._price_of, bound, 0) if lowerable else None
         return Need(
             None,
             most,
@@ -246,8 +249,8 @@ class Call:
             return None
         return Expected(costs.mean, float(costs.deviation) ** 2)
 
-    def _price_of(self, input_tokens: int, output_tokens: int) -> Decimal | None:
-        cost = self._price(self.request, Usage(input_tokens=input_tokens, output_tokens=output_tokens))
+    def _price_of(self, bound: Bound, output_tokens: int | None = None) -> Decimal | None:
+        cost = self._most(self.request, bound, output_tokens)
         return None if cost is None else cost.total
 
     def _need_without_price(self, bound: Bound) -> Need:
@@ -294,8 +297,9 @@ class Call:
         """Hold a quarter more for a stream that has written `tokens`; returns its new room. Raises BudgetExceeded."""
         hold, more = self._hold, max(1, tokens // 4)
         if hold is not None:
-            price = self._price_of(0, more)
-            refusal = desk.extend(hold, NONE if price is None else price, more)
+            bound = self._bound or Bound(0, 0)
+            price, least = self._price_of(bound, more), self._price_of(bound, 0)  # long input makes output dearer
+            refusal = desk.extend(hold, NONE if price is None or least is None else price - least, more)
             if refusal is not None:
                 raise refusal
         return tokens + more
@@ -376,8 +380,7 @@ class Call:
         if self._needs.bound is None:
             return None
         bound = self._bound or self._needs.bound(self.request)
-        usage = Usage(input_tokens=-(-bound.input_tokens // BYTES_PER_TOKEN), output_tokens=self.answer.streamed_tokens)
-        cost = self._price(self._answered(), usage)
+        cost = self._price(self._answered(), likely_usage(bound, self.answer.streamed_tokens))
         return None if cost is None else replace(cost, caveats=(*cost.caveats, FROM_STREAM, INPUT_BOUND))
 
     def _answered(self) -> Request:
@@ -477,7 +480,7 @@ class Call:
             return 0  # it was not answered, or its answer counts no tokens
         if any(t.unseen_usage == "hold" for t in self._trackers):
             return bound.input_tokens + bound.output_tokens
-        return -(-bound.input_tokens // BYTES_PER_TOKEN) + self.answer.streamed_tokens
+        return (likely_usage(bound, 0).input_tokens or 0) + self.answer.streamed_tokens
 
     def _charge_of_the_unseen(self, estimate: Decimal) -> Decimal:
         """Return what a call whose cost nobody told costs its budgets: an estimate, or all that was held for it."""

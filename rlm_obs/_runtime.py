@@ -11,6 +11,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rlm_obs import _delivery, _guard, _lost, _scope
+from rlm_obs._budgets import counting
 from rlm_obs._call import Call, Needs
 from rlm_obs._plugins import Plugins, gates, loaded
 from rlm_obs._pricing import Chain
@@ -56,6 +57,7 @@ class InForce:
             operations=self.operations,
             plugins=self.runtime.plugins,
             price=self.runtime.prices.price,
+            most=self.runtime.prices.most,
             content=content,
         )
 
@@ -75,6 +77,7 @@ def runtime(settings: Settings | None = None) -> Runtime:
             chosen = settings or read_settings()
             plugins = loaded(chosen)
             plugins.configured(chosen)
+            counting.use(chosen.count_tokens)
             _runtime = Runtime(chosen, plugins, Chain(plugins))
     return _runtime
 

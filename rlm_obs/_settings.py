@@ -105,6 +105,12 @@ class Settings(BaseSettings):
         description='What is behind the names of Azure deployments: {"chat": "gpt-4o", "chat-eu": "gpt-4o@data-zone", '
         '"own": "gpt-4o@provisioned"}; needed where the answer names no model, or the price is not the global one.',
     )
+    project_tier: Literal["any", "default", "flex", "priority"] = Field(
+        default="any", description="The tier that your OpenAI project gives to calls that name none; any: the dearest."
+    )
+    count_tokens: Literal["bytes", "tiktoken"] = Field(
+        default="bytes", description="How budgets count text before a call; tiktoken wants its vocabulary on this disk."
+    )
     stream_usage: Literal["auto", "always", "never"] = Field(
         default="auto",
         description="Ask streamed chats for their usage (`stream_options.include_usage`): auto is OpenAI's and Azure's hosts only.",

@@ -7,8 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from rlm_obs import _guard
+
+settings.register_profile("ours", deadline=None)  # a busy machine breaks no promise
+settings.load_profile("ours")
 
 
 @pytest.fixture(autouse=True)

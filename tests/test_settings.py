@@ -34,6 +34,8 @@ FIELDS: dict[str, tuple[str, str, Any, Any, Any]] = {
     ),
     "azure_deployments": ('{"a": "gpt-4o"}', '{ "a" = "gpt-4o" }', {"a": "gpt-4o"}, {"a": "o3"}, {"a": "o3"}),
     "hosts": ('{"h:1": "free"}', '{ "h:1" = "free" }', {"h:1": "free"}, {"h:1": "openai"}, {"h:1": "openai"}),
+    "project_tier": ("default", '"default"', "default", "flex", "flex"),
+    "count_tokens": ("tiktoken", '"tiktoken"', "tiktoken", "bytes", "bytes"),
     "stream_usage": ("always", '"always"', "always", "never", "never"),
     "threads": ("0", "false", False, True, True),
     "propagate": ("provider", '"provider"', "provider", "never", "never"),

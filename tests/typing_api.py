@@ -24,6 +24,7 @@ from rlm_obs import (
     Cost,
     CostReport,
     CostTracker,
+    Estimate,
     FileExporter,
     Instrumentation,
     LangfuseExporter,
@@ -40,6 +41,7 @@ from rlm_obs import (
     context,
     cost_tracked,
     create_tracer,
+    estimate,
     extract,
     flush,
     hookimpl,
@@ -242,6 +244,8 @@ except (
 usage = Usage(input_tokens=10, cached_input_tokens=4, output_tokens=5)
 assert_type(price("gpt-4o", usage, provider="openai", service_tier="flex", at=datetime.now()), Cost | None)  # noqa: DTZ005
 assert_type(price_answer({"model": "gpt-4o"}, endpoint="/v1/responses", status=200), Cost | None)
+assert_type(estimate({"model": "gpt-4o", "input": "hi"}, endpoint="/responses"), Estimate)
+assert_type(estimate({"model": "gpt-4o", "input": "hi"}).most_usd, Decimal | None)
 for record in read_records("calls.jsonl"):
     assert_type(record, Record)
     assert_type(record.cost_usd, Decimal | None)

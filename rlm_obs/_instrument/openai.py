@@ -14,13 +14,13 @@ from typing import Any
 import wrapt
 
 from rlm_obs import _guard
-from rlm_obs._budgets.bound import Bound, most_input_tokens
 from rlm_obs._call import Answer, Needs
 from rlm_obs._hookspecs import hookimpl
 from rlm_obs._instrument import content
+from rlm_obs._instrument.bounds import DRAWN, HEARD, SPOKEN, bound_of, has_bound
 from rlm_obs._instrument.gate import Asked, Changes, Gate
 from rlm_obs._instrument.joined import Joined
-from rlm_obs._pricing import context_window, model_limits, provider_of, read_answer
+from rlm_obs._pricing import provider_of, read_answer
 from rlm_obs._record import Request
 from rlm_obs._runtime import InForce
 from rlm_obs._settings import Settings
@@ -28,27 +28,27 @@ from rlm_obs._settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A paid endpoint: its operation, how it spells an output limit, whether its cost has a bound."""
+    """A paid endpoint: its operation, how it spells an output limit, and why its cost has no bound, if it has none."""
 
     operation: str
     api_type: str | None = None
     limits: tuple[str, ...] = ()
-    bounded: bool = False
+    unbounded: str | None = None
     asks_usage: bool = False
 
 
 CHAT_LIMITS = ("max_completion_tokens", "max_tokens")
 ENDPOINTS: Mapping[str, Endpoint] = {
-    "/chat/completions": Endpoint("chat", "chat_completions", CHAT_LIMITS, bounded=True, asks_usage=True),
-    "/responses": Endpoint("chat", "responses", ("max_output_tokens",), bounded=True),
-    "/completions": Endpoint("text_completion", None, ("max_tokens",), bounded=True, asks_usage=True),
-    "/embeddings": Endpoint("embeddings", bounded=True),
-    "/images/generations": Endpoint("generate_content"),
-    "/images/edits": Endpoint("generate_content"),
-    "/images/variations": Endpoint("generate_content"),
-    "/audio/speech": Endpoint("generate_content"),
-    "/audio/transcriptions": Endpoint("generate_content"),
-    "/audio/translations": Endpoint("generate_content"),
+    "/chat/completions": Endpoint("chat", "chat_completions", CHAT_LIMITS, asks_usage=True),
+    "/responses": Endpoint("chat", "responses", ("max_output_tokens",)),
+    "/completions": Endpoint("text_completion", None, ("max_tokens",), asks_usage=True),
+    "/embeddings": Endpoint("embeddings"),
+    "/images/generations": Endpoint("generate_content", unbounded=DRAWN),
+    "/images/edits": Endpoint("generate_content", unbounded=DRAWN),
+    "/images/variations": Endpoint("generate_content", unbounded=DRAWN),
+    "/audio/speech": Endpoint("generate_content", unbounded=SPOKEN),
+    "/audio/transcriptions": Endpoint("generate_content", unbounded=HEARD),
+    "/audio/translations": Endpoint("generate_content", unbounded=HEARD),
 }
 #: Scalar parameters that a record and its span carry, as sent.
 PARAMS = frozenset(
@@ -134,7 +134,7 @@ class OpenAIReader:
             base_url=known.base_url,
             attributes=holds.attributes,
         )
-        bound = functools.partial(bound_of, body, endpoint) if endpoint.bounded else None
+        bound = functools.partial(bound_of, body, endpoint) if has_bound(endpoint, request) else None
         settings = holds.runtime.settings
         asks = stream and endpoint.asks_usage and not _asked_already(body.get("stream_options"))
         if asks:
@@ -280,37 +280,6 @@ FACTS = (
     ("service_tier", "service_tier"),
     ("system_fingerprint", "fingerprint"),
 )
-
-
-def bound_of(body: Mapping[str, Any], endpoint: Endpoint, request: Request) -> Bound:
-    """Return the most that a request can use: its text by its bytes, its output by its limit or the model's own."""
-    given = 0
-    for name, value in body.items():
-        if name not in PARAMS:
-            given += len(name) + most_input_tokens(value)
-    window, own = _limits_of(request.model or "")
-    if window is not None and given > window:
-        given = window
-    if not endpoint.limits:
-        return Bound(given, 0)
-    params, each, users = request.params, own, False
-    for name in endpoint.limits:
-        limit = _count(params.get(name))
-        if limit is not None:
-            each, users = min(each, limit), True
-    choices = 1
-    if "n" in params or "best_of" in params:
-        choices = max(_count(params.get("n")) or 1, _count(params.get("best_of")) or 1)
-    return Bound(given, each * choices, choices, users)
-
-
-@functools.lru_cache(maxsize=1024)
-def _limits_of(model: str) -> tuple[int | None, int]:
-    return context_window(model), model_limits(model)
-
-
-def _count(value: Any) -> int | None:
-    return value if type(value) is int and value >= 0 else None
 
 
 def _path(url: str) -> str:

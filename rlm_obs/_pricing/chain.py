@@ -8,10 +8,12 @@ from urllib.parse import urlsplit
 
 from rlm_obs._guard import say_once
 from rlm_obs._pricing import plugin
+from rlm_obs._pricing.dearest import Dearest
 from rlm_obs._pricing.finding import discounted
 from rlm_obs._record import Cost, Request, Usage
 
 if TYPE_CHECKING:
+    from rlm_obs._budgets.bound import Bound
     from rlm_obs._plugins import Plugins
 
 #: After so many unknown models nothing more is said: made-up names shall fill neither log nor memory.
@@ -26,19 +28,32 @@ class Chain:
         plugin.use(plugins.settings)
         self._plugins = plugins
         self._said: set[tuple[str, str]] = set()
+        self._dearest = Dearest(self._ask, plugins.settings.project_tier)
 
     def price(self, request: Request, usage: Usage, duration_s: float | None = None) -> Cost | None:
         """Return the first answer of the `price` hooks, less the user's discount.
 
         None is "nobody knows": then the log says, once per model, how to price it. `duration_s` is None before the call.
         """
-        cost: Cost | None = self._plugins.first("price", request=request, usage=usage, duration_s=duration_s)
+        cost = self._ask(request, usage, duration_s)
+        if cost is None and usage.to_dict():
+            self._say(request)
+        return cost
+
+    def most(self, request: Request, bound: Bound, output_tokens: int | None = None) -> Cost | None:
+        """Return the most that a call can cost: at the dearest tier and cache that its bill may show; None as `price`.
+
+        `output_tokens` are those of the bound if not given.
+        """
+        cost = self._dearest.cost(request, bound, output_tokens)
         if cost is None:
-            if usage.to_dict():
-                self._say(request)
-            return None
+            self._say(request)
+        return cost
+
+    def _ask(self, request: Request, usage: Usage, duration_s: float | None = None) -> Cost | None:
+        cost: Cost | None = self._plugins.first("price", request=request, usage=usage, duration_s=duration_s)
         overrides = plugin.stated().overrides
-        return cost if overrides is None else discounted(cost, request, overrides)
+        return cost if cost is None or overrides is None else discounted(cost, request, overrides)
 
     def _say(self, request: Request) -> None:
         model = request.model

@@ -82,7 +82,7 @@ async def test_our_own_failure_touches_nothing(
     """A failure anywhere in our part of a call is one log line a kind and a counter; the call is as without us."""
     bare = await three_calls(caller, server)
     monkeypatch.setattr(owner, name, breaks)
-    with rlm_obs.instrument(exporters=[], budget_usd=1, settings=OPENAI) as made:
+    with rlm_obs.instrument(exporters=[], budget_usd=10, settings=OPENAI) as made:
         assert await three_calls(caller, server) == bare
         assert await three_calls(caller, server) == bare
         assert made.tracker.held == 0

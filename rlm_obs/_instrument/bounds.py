@@ -1,0 +1,259 @@
+"""The most that a request to OpenAI can use: what each endpoint counts as input, and how much it may answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from rlm_obs._budgets.bound import (
+    BYTES_PER_TOKEN,
+    CUSTOM,
+    MARKS,
+    STORED,
+    UNREAD,
+    Bound,
+    Count,
+    is_long,
+    most_json_tokens,
+    most_text_tokens,
+)
+from rlm_obs._budgets.counting import text_counter
+from rlm_obs._pricing import context_window, model_limits
+from rlm_obs._record import Request
+
+if TYPE_CHECKING:
+    from rlm_obs._instrument.openai import Endpoint
+
+DRAWN = "how many tokens the images will be"
+SPOKEN = "how long the speech will be"
+HEARD = "how long the sound is"
+#: Parameters that no model reads. What is not here counts as input: hosts add some of their own.
+NOT_INPUT = frozenset(
+    {
+        *("audio", "background", "background_options", "best_of", "conversation", "dimensions", "encoding_format"),
+        *(
+            "frequency_penalty",
+            "include",
+            "input",
+            "logit_bias",
+            "logprobs",
+            "max_completion_tokens",
+            "max_output_tokens",
+        ),
+        *("max_tokens", "max_tool_calls", "messages", "metadata", "modalities", "model", "moderation", "n"),
+        *(
+            "parallel_tool_calls",
+            "prediction",
+            "presence_penalty",
+            "previous_response_id",
+            "prompt",
+            "prompt_cache_key",
+        ),
+        *("prompt_cache_options", "prompt_cache_retention", "quality", "reasoning_effort", "safety_identifier", "seed"),
+        *("service_tier", "size", "stop", "store", "stream", "stream_options", "temperature", "tools", "top_logprobs"),
+        *("top_p", "truncation", "user", "verbosity", "web_search_options"),
+    }
+)
+#: Tools that run at the host: each adds input that the request does not show, in turns of its own, and may cost apart.
+HOSTED = {
+    "apply_patch": "the instructions of the patch tool",
+    "code_interpreter": "code interpreter: what it prints, and the time of its container",
+    "computer": "the instructions of the computer tool",
+    "computer_use_preview": "the instructions of the computer tool",
+    "file_search": "file search: what it finds, and its calls",
+    "image_generation": "image generation: the tokens of its images",
+    "local_shell": "the instructions of the shell tool",
+    "mcp": "MCP servers: their tools and results",
+    "shell": "the shell: what it prints, and the time of its container",
+    "tool_search": "tool search: what it loads",
+}
+WEB_SEARCH = "web search: what it finds, and its calls"
+OWN_TOOLS = frozenset({"function", "custom", "namespace", None})
+#: Models that search the web whether they are asked to or not.
+SEARCHING = ("-search-", "-deep-research")
+#: OpenAI refuses embeddings of more tokens than these in one request, and completes 16 where nothing else is asked.
+MOST_EMBEDDED, LEAST_COMPLETED = 300_000, 16
+
+
+def has_bound(endpoint: Endpoint, request: Request) -> bool:
+    """Tell whether a call's cost has a bound before it; speech has one where it is priced by the character."""
+    if endpoint.unbounded is None:
+        return True
+    return endpoint.unbounded is SPOKEN and request.model in ("tts-1", "tts-1-hd")
+
+
+def bound_of(body: Mapping[str, Any], endpoint: Endpoint, request: Request) -> Bound:
+    """Return the most that a request can use: its text by its bytes, its output by its limit or the model's own.
+
+    Never raises, whatever the body holds: what cannot be read is named in `unknown`.
+    """
+    try:
+        return BOUNDS.get(request.endpoint, _chat)(body, endpoint, request)
+    except RecursionError:
+        window, _ = limits_of(request.model or "", request.provider)
+        return Bound(window or 0, 0, unknown=(UNREAD,), holds=False)
+
+
+def _chat(body: Mapping[str, Any], endpoint: Endpoint, request: Request) -> Bound:
+    model = request.model or ""
+    window, own = limits_of(model, request.provider)
+    text_tokens = text_counter(model)
+    count = Count(model, text_tokens)
+    text = count.content(body.get("messages")) if "messages" in body else 0
+    open_ended = False
+    for name, value in body.items():
+        if name not in NOT_INPUT:
+            text += len(name) + MARKS + (text_tokens(value) if type(value) is str else most_json_tokens(value))
+        elif name == "input":
+            text += count.content(value)
+        elif name == "tools":
+            text += most_json_tokens(value)
+            open_ended = _tools(value, count) or open_ended
+        elif name == "web_search_options" and value is not None:
+            open_ended = _open(count, WEB_SEARCH)
+        elif name in ("previous_response_id", "conversation") and value is not None:
+            count.leave_open(STORED)
+        elif name == "prompt" and value is not None:
+            text += count.content(value)
+            count.leave_open(STORED)
+        elif name == "prompt_cache_options" and is_long(value):
+            count.long_cache = True
+    if any(part in model for part in SEARCHING):
+        open_ended = _open(count, WEB_SEARCH)
+    each, users = _output_limit(body, endpoint, request, own)
+    choices = max(_count(request.params.get("n")) or 1, _count(request.params.get("best_of")) or 1)
+    likely = _likely(text, count, text_tokens)
+    if window is not None and not open_ended and (text > window or count.stored):
+        text = window  # no input is ever longer
+    modalities = body.get("modalities")
+    return Bound(
+        text,
+        each * choices,
+        choices,
+        users,
+        audio_tokens=count.sounds,
+        image_tokens=count.images,
+        likely_tokens=min(likely, text),
+        unknown=tuple(count.unknown),
+        holds=not count.unknown or (window is not None and not open_ended),
+        speaks=isinstance(modalities, list | tuple) and "audio" in modalities,
+        long_cache=count.long_cache,
+    )
+
+
+def _completion(body: Mapping[str, Any], endpoint: Endpoint, request: Request) -> Bound:
+    """Bound the older completions: each prompt of a list is a request of its own, with `n` or `best_of` answers."""
+    model, prompt = request.model or "", body.get("prompt")
+    window, own = limits_of(model, request.provider)
+    texts = text_counter(model)
+    prompts: list[Any] = _each(prompt)
+    more = texts(body["suffix"]) + 3 if isinstance(body.get("suffix"), str) else 0
+    count = Count(model, texts)
+    sizes = [_least(_one(one, count) + more, window) for one in prompts]
+    if "max_tokens" not in request.params and request.provider in ("openai", "azure.ai.openai"):
+        each, users = min(own, LEAST_COMPLETED), True
+    else:
+        each, users = _output_limit(body, endpoint, request, own)
+    choices = max(_count(request.params.get("n")) or 1, _count(request.params.get("best_of")) or 1) * len(prompts)
+    text = sum(sizes)
+    likely = min(text, _likely(text, count, texts))
+    unknown = tuple(count.unknown)
+    return Bound(text, each * choices, choices, users, likely_tokens=likely, unknown=unknown, holds=not unknown)
+
+
+def _embedding(body: Mapping[str, Any], endpoint: Endpoint, request: Request) -> Bound:
+    """Bound embeddings: a text, tokens, or a list of either, none of which may be longer than the model's window."""
+    model, given = request.model or "", body.get("input")
+    window, _ = limits_of(model, request.provider)
+    count = Count(model, text_counter(model))
+    text = sum([_least(_one(one, count), window) for one in _each(given)])
+    if request.provider == "openai" and model.startswith("text-embedding-"):
+        text = min(text, MOST_EMBEDDED)
+    unknown = tuple(count.unknown)
+    return Bound(text, 0, likely_tokens=_likely(text, count, count.text_tokens), unknown=unknown, holds=not unknown)
+
+
+def _speech(body: Mapping[str, Any], endpoint: Endpoint, request: Request) -> Bound:
+    text = body.get("input")
+    return Bound(0, 0, characters=len(text) if isinstance(text, str) else 0)
+
+
+#: What counts an endpoint's request; any other is like a chat.
+BOUNDS: Mapping[str, Callable[[Mapping[str, Any], Endpoint, Request], Bound]] = {
+    "/completions": _completion,
+    "/embeddings": _embedding,
+    "/audio/speech": _speech,
+}
+
+
+def _tools(tools: Any, count: Count) -> bool:
+    """Name the tools that run at the host, and tell whether there is one."""
+    if not isinstance(tools, list | tuple):
+        return _open(count, UNREAD) if tools is not None else False
+    found = False
+    for tool in tools:
+        kind = tool.get("type") if isinstance(tool, Mapping) else getattr(tool, "type", CUSTOM)
+        if kind in OWN_TOOLS:
+            continue
+        if isinstance(kind, str) and kind.startswith("web_search"):
+            found = _open(count, WEB_SEARCH)
+        else:
+            found = _open(count, HOSTED.get(kind, CUSTOM) if isinstance(kind, str) else CUSTOM)
+    return found
+
+
+def _open(count: Count, reason: str) -> bool:
+    count.leave_open(reason, stored=False)
+    return True
+
+
+def _output_limit(body: Mapping[str, Any], endpoint: Endpoint, request: Request, own: int) -> tuple[int, bool]:
+    """Return the most output tokens of one choice, and whether the user has limited them.
+
+    What was predicted and not used is billed as output (within a limit, by the reference; beyond it, to be sure).
+    """
+    each, users = own, False
+    for name in endpoint.limits:
+        limit = _count(request.params.get(name))
+        if limit is not None:
+            each, users = min(each, limit), True
+    if users and body.get("prediction") is not None:
+        each = min(own, each + most_json_tokens(body["prediction"]))
+    return each, users
+
+
+def _each(given: Any) -> list[Any]:
+    """Return the texts or the lists of tokens of a list; one text, or the tokens of one, is a list of itself."""
+    many = isinstance(given, list | tuple) and given and type(given[0]) is not int
+    return list(given) if many else [given]
+
+
+def _one(given: Any, count: Count) -> int:
+    if isinstance(given, list | tuple) and given and type(given[0]) is int:
+        return len(given)
+    if given is None:
+        return 1
+    return count.content(given)
+
+
+def _least(tokens: int, window: int | None) -> int:
+    return tokens if window is None else min(tokens, window)
+
+
+def _likely(most: int, count: Count, text_tokens: Callable[[str], int]) -> int:
+    media = count.images + count.sounds
+    return most if text_tokens is not most_text_tokens else media + -(-max(0, most - media) // BYTES_PER_TOKEN)
+
+
+@lru_cache(maxsize=1024)
+def limits_of(model: str, provider: str) -> tuple[int | None, int]:
+    """Return a model's context window (None: not known), and the most that it answers at once.
+
+    The name of a deployment at Azure need not be that of its model, so no window bounds it.
+    """
+    return None if provider.startswith("azure") else context_window(model, provider), model_limits(model)
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and value >= 0 else None
