@@ -73,12 +73,15 @@ class Alert:
 def read_thresholds(given: Any) -> tuple[float, ...]:
     """Return `alert_threshold=` as shares of the budget, lowest first. Raises ConfigError for what they cannot be."""
     many = list(given) if isinstance(given, Iterable) and not isinstance(given, str | bytes) else [given]
-    for one in many:
-        if isinstance(one, bool) or not isinstance(one, int | float | Decimal) or not 0 < one <= 1:
-            raise ConfigError(
-                f"alert_threshold={given!r}: give a share of the budget above 0 and up to 1, or a list of them"
-            )
+    if not many or not all(_is_share(one) for one in many):
+        raise ConfigError(
+            f"alert_threshold={given!r}: give a share of the budget above 0 and up to 1, or a list of them"
+        )
     return tuple(sorted({float(one) for one in many}))
+
+
+def _is_share(one: object) -> bool:
+    return isinstance(one, int | float | Decimal) and not isinstance(one, bool) and 0 < one <= 1
 
 
 def due(account: Account, thresholds: Sequence[float], starts_at: float | None) -> Iterable[tuple[str, Alert]]:

@@ -67,7 +67,7 @@ class Desk:
         """Do what `ask` does; None if the call cannot go at once, and could be lowered by a `least` still open."""
         with self.lock:
             tokens, refusal = self._judge(need, accounts, owner)
-            if tokens is not None and not (self._line and need.most and self._is_behind(accounts, owner)):
+            if tokens is not None and not (self._line and self._is_behind(need, accounts, owner)):
                 return self._grant(need, accounts, owner, label, tokens)
             if need.lowerable and need.least is None:
                 return None
@@ -291,9 +291,9 @@ class Desk:
             unit = account.unit
             account.spend(charge if unit == "usd" else Decimal(tokens if unit == "tokens" else 1))
 
-    def _is_behind(self, accounts: tuple[Account, ...], owner: Owner) -> bool:
+    def _is_behind(self, need: Need, accounts: tuple[Account, ...], owner: Owner) -> bool:
         """Tell whether a call has to stand behind others: it wants the same money, and none of them waits for it."""
-        mine = set(accounts)
+        mine = {account for account in accounts if account.binds(need)}
         if self._is_waited_for(accounts, owner):
             return False
         return any(not mine.isdisjoint(w.accounts) for w in self._line)

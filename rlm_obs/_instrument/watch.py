@@ -75,8 +75,8 @@ class Watch:
         try:
             self._inside = True
             for data in self._type.iter_bytes(self._response, chunk_size):
-                self._inside = False
                 passed = self._see(data)
+                self._inside = False
                 if passed:
                     yield passed
                 self._inside = True
@@ -100,8 +100,8 @@ class Watch:
         try:
             self._inside = True
             async for data in source:
-                self._inside = False
                 passed = self._see(data)
+                self._inside = False
                 if passed:
                     yield passed
                 self._inside = True
