@@ -24,6 +24,8 @@ from rlm_obs._budgets.store import Store
 
 #: How often leases that nobody waits for are looked at.
 LOOK_S = 0.25
+#: With more accounts than this in use a store hears of each of them less often.
+CROWD = 50
 #: The longest that the end of the program waits for a store to take back what is left.
 CLOSE_S = 2.0
 
@@ -130,9 +132,9 @@ class Keeper:
             looking = self._urgent
             if now - self._looked_at >= LOOK_S:
                 self._looked_at, looking = now, self._active
-            due = []
+            due, pace = [], max(1.0, len(self._active) / CROWD)
             for key, account in list(looking.items()):
-                wait = None if account.lease is None else account.lease.due_in(account.held)
+                wait = None if account.lease is None else account.lease.due_in(account.held, pace)
                 if wait is None:
                     self._active.pop(key, None)
                     self._urgent.pop(key, None)

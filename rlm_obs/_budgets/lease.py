@@ -23,8 +23,10 @@ FIRST = 8
 ABANDON_S = 1800.0
 #: While less than this part of the limit is free, shares that nobody uses go back soon.
 SCARCE = Decimal("0.1")
-REPORT_SCARCE_S, IDLE_SCARCE_S = 1.0, 2.0
-IDLE_S = 30.0
+#: How often a store hears of what was spent, of a share that is not used up, and of one that others want.
+SPENT_S, LEFT_S, SCARCE_S = 2.0, 5.0, 1.0
+#: After so long without a call a share goes back; soon, where others want it.
+IDLE_S, IDLE_SCARCE_S = 30.0, 2.0
 
 
 def clock() -> float:
@@ -49,6 +51,7 @@ class Lease:
         "elsewhere",
         "failed",
         "granted",
+        "learnt_at",
         "name",
         "number",
         "pending_since",
@@ -70,7 +73,7 @@ class Lease:
         """Be a lease that nobody has heard of: at first, in a forked child, and after a long silence."""
         self.name, self.number = secrets.token_hex(8), 0
         self.granted = self.spent = self._reported = self.short = self._share = self.elsewhere = NONE
-        self._expires = self._expires_wall = self._next_try = self.replied_at = self.used_at = 0.0
+        self._expires = self._expires_wall = self._next_try = self.replied_at = self.learnt_at = self.used_at = 0.0
         self._tries = 0
         self.asked = self.sending = False
         self.pending_since: float | None = None
@@ -104,7 +107,7 @@ class Lease:
 
     def fresh(self) -> bool:
         """Tell whether what is known of the account is new enough to refuse a call by."""
-        return self.state is not None and clock() - self.replied_at <= FRESH_S
+        return self.state is not None and clock() - self.learnt_at <= FRESH_S
 
     def down(self) -> Exception | None:
         """Return why the store cannot be asked, or None while it can, or its answer may still come."""
@@ -120,24 +123,27 @@ class Lease:
 
     def now(self) -> float:
         """Return the store's time (seconds since 1970), as it went on since its last answer."""
-        return time.time() if self.state is None else self.state.now + clock() - self.replied_at
+        return time.time() if self.state is None else self.state.now + clock() - self.learnt_at
 
     # -- what its keeper does with it --------------------------------------------------------------------------------
 
-    def due_in(self, held: Decimal) -> float | None:
-        """Return in how many seconds the store should hear of it; None while there is nothing to say."""
+    def due_in(self, held: Decimal, pace: float = 1.0) -> float | None:
+        """Return in how many seconds the store should hear of it; None while there is nothing to say.
+
+        `pace` stretches the times of those that nobody waits for: a process with many accounts is no load on its store.
+        """
         now = clock()
         if self.sending:
             return None
         if self.asked:
             return max(0.0, self._next_try - now)
-        if not held and not self._left() and self.spent == self._reported:
-            return None
         every = self.terms.ttl_s / 3
-        if self._is_scarce():
-            every = REPORT_SCARCE_S
+        if self.spent != self._reported:
+            every = min(every, SPENT_S * pace)
+        elif self._left():
+            every = min(every, (SCARCE_S if self._is_scarce() else LEFT_S) * pace)
         elif not held:
-            every = min(every, IDLE_S)
+            return None
         return max(0.0, self._next_try - now, self.replied_at + every - now)
 
     def message(self, held: Decimal, *, closing: bool = False) -> Message:
@@ -150,8 +156,10 @@ class Lease:
         idle_s = IDLE_SCARCE_S if self._is_scarce() else IDLE_S
         idle = not held and not self.asked and now - self.used_at >= idle_s
         wanted = self.state is not None and self.state.wanted and not self.asked
-        returns = max(NONE, self._left() - held) if closing or idle or wanted else NONE
-        wants = self._share = max(self._share * 2, self.short * FIRST) if self.asked and self.short else NONE
+        in_vain = self.asked and self._tries > 0  # what is too little for this process may be enough for another
+        returns = max(NONE, self._left() - held) if closing or idle or wanted or in_vain else NONE
+        least = self.short + returns if self.asked else NONE
+        wants = self._share = max(self._share * 2, least * FIRST) if least else NONE
         self.number += 1
         message = Message(
             lease=self.name,
@@ -162,7 +170,7 @@ class Lease:
             spent=self.spent,
             returns=returns,
             wants=wants,
-            least=self.short,
+            least=least,
             ttl_s=self.terms.ttl_s,
             lost_lease=self.terms.lost_lease,
             rolling_s=self.terms.rolling_s,
@@ -192,7 +200,7 @@ class Lease:
         """Take in how the account stands, as a reader has asked the store; the lease itself is what it was."""
         mine = max(NONE, self.granted - self._reported) if self.number else NONE
         self.elsewhere = max(NONE, state.leased - mine)
-        self.state, self.replied_at = state, max(self.replied_at, clock() - FRESH_S / 2)
+        self.state, self.learnt_at = state, clock()
         owner = self._owner()
         if owner is not None:
             owner.limit, owner.spent = state.limit, state.spent + self.unreported()
@@ -216,5 +224,8 @@ class Lease:
         return self.granted - self.spent
 
     def _is_scarce(self) -> bool:
+        """Tell whether others want what this process has."""
         state = self.state
-        return state is not None and (state.wanted or state.free < state.limit * SCARCE)
+        if state is None:
+            return False
+        return state.wanted or (state.leases > 1 and state.free < max(state.limit * SCARCE, self._left()))

@@ -119,9 +119,13 @@ def test_events_without_output_do_not_count() -> None:
 def test_a_stream_of_responses_is_closed_too() -> None:
     """Only the events with output count, of which a response has many others beside."""
     answer = Answer(chunks=[event(word) for word in WORDS])
-    with fake_openai(answer) as server, connected(server) as client, CostTracker("0.006"):
-        with pytest.raises(BudgetExceeded) as raised:
-            list(client.responses.create(model="chatty", input="Hello", max_output_tokens=50, stream=True))
+    with (
+        fake_openai(answer) as server,
+        connected(server) as client,
+        CostTracker("0.006"),
+        pytest.raises(BudgetExceeded) as raised,
+    ):
+        list(client.responses.create(model="chatty", input="Hello", max_output_tokens=50, stream=True))
     assert raised.value.partial
     assert raised.value.partial.startswith("w0 w1 ")
 
