@@ -14,7 +14,7 @@ from opentelemetry import context as otel
 from rlm_obs import _lost, _scope
 from rlm_obs._budget import Budget, Receiver
 from rlm_obs._budgets import alerts
-from rlm_obs._budgets.account import NONE, Account
+from rlm_obs._budgets.account import NONE, Account, Need
 from rlm_obs._budgets.alerts import Alert
 from rlm_obs._budgets.book import Book, read_limits, read_own, read_spelled
 from rlm_obs._budgets.runaway import Guards
@@ -222,6 +222,27 @@ class CostTracker(Budget):
         accounts = self._book.accounts(self._key_here() or "")
         self._refresh(accounts)
         return any(self._is_low(a) for a in accounts)
+
+    def would_fit(
+        self, request: Request | Mapping[str, Any], endpoint: str | None = None, base_url: str | None = None
+    ) -> bool:
+        """Tell whether a call would go out now, without waiting, and with its output as it asks for it; nothing is held.
+
+        The arguments are those of `rlm_obs.estimate`, which see. A model without a price fits where `unknown_price` lets
+        it. Other budgets around the call are not asked. Raises ConfigError as `estimate` does.
+        """
+        import rlm_obs
+
+        host = {} if base_url is None else {"base_url": base_url}
+        estimate = rlm_obs.estimate(request, endpoint, **host)
+        accounts = self._book.accounts(self._key_here() or "")
+        self._refresh(accounts)
+        most = estimate.most_usd
+        if most is None and self.unknown_price == "block" and accounts[0].limit is not None:
+            return False
+        cost = most or NONE
+        need = Need(cost, cost, estimate.output_tokens or 0, free=not cost, input_tokens=estimate.input_tokens or 0)
+        return all([account.fits(need) for account in accounts])
 
     def get_report(self) -> CostReport:
         """Return what was spent so far, on which models and operations; a snapshot that does not change."""

@@ -179,6 +179,14 @@ class Account:
         crowd = self.crowd or Crowd()
         return crowd.total(mean, need.expected.variance, need.cost(tokens) - mean)
 
+    def fits(self, need: Need) -> bool:
+        """Tell whether a call would be let out here without waiting, and without its output being lowered."""
+        if not self.binds(need):
+            return True
+        left = self.left()
+        elsewhere = NONE if self.lease is None else self.lease.elsewhere
+        return left > 0 and (self.enforcement == "check" or self.held_with(need, need.tokens) + elsewhere <= left)
+
     def take(self, hold: Hold, need: Need, amount: Decimal) -> Decimal:
         """Hold `amount` (or what such calls are expected to cost), and return how much it is."""
         if self.enforcement == "expected" and self.unit == "usd":

@@ -293,7 +293,7 @@ class Desk:
 
     def _is_behind(self, need: Need, accounts: tuple[Account, ...], owner: Owner) -> bool:
         """Tell whether a call has to stand behind others: it wants the same money, and none of them waits for it."""
-        mine = {account for account in accounts if account.binds(need)}
+        mine = {account for account in accounts if account.binds(need) and need.most_of(account.unit)}
         if self._is_waited_for(accounts, owner):
             return False
         return any(not mine.isdisjoint(w.accounts) for w in self._line)

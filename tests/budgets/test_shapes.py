@@ -231,3 +231,38 @@ def test_a_bad_shape_is_named(arguments: dict[str, Any], named: str) -> None:
         CostTracker(**arguments)
     assert named in str(raised.value)
     assert "secret" not in str(raised.value)
+
+
+# Asking before
+
+
+def test_a_program_can_ask_whether_a_call_would_fit(chat: Chat) -> None:
+    """`would_fit` says what a call would meet: it holds nothing, and sends nothing."""
+    small = {"model": "chatty", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 9}
+    large = {**small, "max_tokens": 1000}
+    tracker = CostTracker(5 * EACH)
+    assert tracker.would_fit(small)
+    assert not tracker.would_fit(large)
+    with tracker:
+        for _ in range(4):
+            chat()
+        assert not tracker.would_fit(small)
+        with pytest.raises(BudgetExceeded):
+            chat()
+    assert tracker.held == 0
+    assert CostTracker().would_fit(large)
+    assert CostTracker(budget_tokens=100).would_fit(small)
+    assert not CostTracker(budget_tokens=100).would_fit(large)
+    unknown = {**small, "model": "nobody-knows-it"}
+    assert not CostTracker(5).would_fit(unknown)
+    assert CostTracker(5, unknown_price="warn").would_fit(unknown)
+
+
+def test_a_call_that_is_held_by_others_does_not_fit_now(chat: Chat) -> None:
+    """What calls in flight hold is not there for another one."""
+    small = {"model": "chatty", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 9}
+    with CostTracker(2 * EACH) as tracker:
+        stream = chat(stream=True)
+        assert not tracker.would_fit(small)
+        stream.close()
+    assert tracker.remaining is not None
