@@ -1,4 +1,4 @@
-"""Prints the lowest version of each dependency that pyproject.toml allows: pip's constraints for LOWEST=1."""
+"""Prints the lowest version of each dependency that we and our plugins allow: pip's constraints for LOWEST=1."""
 
 from __future__ import annotations
 
@@ -10,10 +10,21 @@ LOWEST = re.compile(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?>=([0-9.]+)")
 
 
 def main() -> None:
-    """Print `name==version` for each `name>=version` of the dependencies and the extras."""
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))["project"]
-    extras = project["optional-dependencies"].values()
-    for requirement in [*project["dependencies"], *(one for extra in extras for one in extra)]:
+    """Print `name==version` for each `name>=version` of the dependencies and the extras, ours and then the plugins'."""
+    root = Path(__file__).parents[1]
+    for file in [root / "pyproject.toml", *sorted(root.glob("plugins/*/pyproject.toml"))]:
+        project = tomllib.loads(file.read_text("utf-8"))["project"]
+        say(
+            [
+                *project["dependencies"],
+                *(one for extra in project.get("optional-dependencies", {}).values() for one in extra),
+            ]
+        )
+
+
+def say(requirements: list[str]) -> None:
+    """Print the constraints of those that have a lower bound."""
+    for requirement in requirements:
         found = LOWEST.match(requirement)
         if found:
             print(f"{found[1]}=={found[2]}")

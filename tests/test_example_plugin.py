@@ -27,13 +27,18 @@ print(report.total_cost, *report.by_model)
 """
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder into which pip has installed the plugin's wheel."""
-    site, wheel = tmp_path_factory.mktemp("site"), build(EXAMPLE, tmp_path_factory.mktemp("wheel"))
+def installed(plugin: Path, folders: pytest.TempPathFactory) -> Path:
+    """Build a plugin's wheel and install it by pip into a folder of its own."""
+    site, wheel = folders.mktemp("site"), build(plugin, folders.mktemp("wheel"))
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", site, wheel]
     subprocess.run(list(map(str, install)), check=True, capture_output=True, timeout=300)
     return site
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder into which pip has installed the plugin's wheel."""
+    return installed(EXAMPLE, tmp_path_factory)
 
 
 def run(site: Path, *command: str, folder: Path, **variables: str) -> str:

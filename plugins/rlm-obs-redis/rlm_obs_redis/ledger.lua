@@ -30,7 +30,7 @@ end
 
 local function load(account_key)
   local account = {
-    key = account_key, known = false, own = '', limit = ZERO, spent = ZERO, extra = ZERO, leases = {}, slices = {},
+    key = account_key, known = false, said = '', own = '', spent = ZERO, extra = ZERO, leases = {}, slices = {},
     wanted_by = '', wanted_until = 0, changed = {}, gone = {},
   }
   local fields = redis.call('HGETALL', account_key)
@@ -38,12 +38,12 @@ local function load(account_key)
     local name, value = fields[i], fields[i + 1]
     account.known = true
     if string.sub(name, 1, 6) == 'lease:' then account.leases[string.sub(name, 7)] = load_lease(value)
-    elseif name == 'limit' or name == 'spent' or name == 'extra' then account[name] = parse(value)
-    elseif name == 'own' or name == 'wanted_by' then account[name] = value
+    elseif name == 'spent' or name == 'extra' then account[name] = parse(value)
+    elseif name == 'said' or name == 'own' or name == 'wanted_by' then account[name] = value
     elseif name == 'wanted_until' or name == 'rolling' or name == 'ends' then account[name] = tonumber(value)
     elseif name == 'slices' then
       for till, amount in string.gmatch(value, '(%S+) (%S+);') do
-        table.insert(account.slices, {tonumber(till), parse(amount)})
+        account.slices[tonumber(till)] = parse(amount)
       end
     end
   end
@@ -52,11 +52,11 @@ end
 
 local function save(account)
   local slices = {}
-  for _, slice in ipairs(account.slices) do
-    table.insert(slices, number(slice[1]) .. ' ' .. text(slice[2]) .. ';')
+  for till, amount in pairs(account.slices) do
+    table.insert(slices, number(till) .. ' ' .. text(amount) .. ';')
   end
   redis.call(
-    'HSET', account.key, 'limit', text(account.limit), 'own', account.own, 'spent', text(account.spent),
+    'HSET', account.key, 'said', account.said, 'own', account.own, 'spent', text(account.spent),
     'extra', text(account.extra), 'slices', table.concat(slices), 'rolling', number(account.rolling),
     'ends', number(account.ends), 'wanted_by', account.wanted_by, 'wanted_until', number(account.wanted_until)
   )
@@ -69,31 +69,48 @@ local function save(account)
   end
 end
 
-local function free_lease(account, name, lease)
+local function give_back(account, name, lease)
+  if is_zero(left(lease)) then return end
   lease.granted, lease.freed = lease.spent, true
   account.changed[name] = lease
 end
 
--- Take back what lost leases had left, where it is free, and what a rolling window no longer counts.
+local function spend(account, amount, at)
+  account.spent = add(account.spent, amount)
+  if not account.rolling or is_zero(amount) then return end
+  local step = account.rolling / SLICES
+  local till = (math.floor((at - math.fmod(at, step)) / step + 0.5) + 1) * step + account.rolling
+  account.slices[till] = add(account.slices[till] or ZERO, amount)
+end
+
+-- Take back what lost leases had left, where it is free by now, and what a rolling window no longer counts.
 local function let_go(account, now)
-  local forgotten = {}
+  local forgotten, over = {}, {}
   for name, lease in pairs(account.leases) do
     if lease.expires <= now then
-      if lease.free and not is_zero(left(lease)) then free_lease(account, name, lease) end
-      if is_zero(left(lease)) and lease.expires + FORGET_S <= now then table.insert(forgotten, name) end
+      if lease.free or (account.rolling and lease.expires + account.rolling <= now) then
+        give_back(account, name, lease)
+      end
+      if lease.expires + FORGET_S <= now then forgotten[name] = lease end
     end
   end
-  for _, name in ipairs(forgotten) do
+  for name, lease in pairs(forgotten) do
+    spend(account, left(lease), lease.expires)
     account.leases[name], account.changed[name], account.gone[name] = nil, nil, true
   end
-  while account.slices[1] and account.slices[1][1] <= now do
-    account.spent = sub(account.spent, table.remove(account.slices, 1)[2])
+  for till in pairs(account.slices) do
+    if till <= now then over[till] = true end
+  end
+  for till in pairs(over) do
+    account.spent, account.slices[till] = sub(account.spent, account.slices[till]), nil
   end
 end
 
-local function state(account, now, asks)
+-- The account as it is: `limit` is the one that holds, false where nobody has ever said one.
+local function state(account, limit, now, asks)
   let_go(account, now)
-  local spent, leased, leases = account.spent, ZERO, 0
+  local spent, leased, leases, opens = account.spent, ZERO, 0, nil
+  for till in pairs(account.slices) do opens = math.min(till, opens or till) end
   for _, lease in pairs(account.leases) do
     local rest = left(lease)
     if not is_zero(rest) then
@@ -101,33 +118,20 @@ local function state(account, now, asks)
         leased, leases = add(leased, rest), leases + 1
       else
         spent = add(spent, rest)
+        if account.rolling then opens = math.min(lease.expires + account.rolling, opens or math.huge) end
       end
     end
   end
   return {
-    limit = add(account.limit, account.extra), spent = spent, leased = leased, leases = leases, now = now,
-    wanted = account.wanted_until > now and account.wanted_by ~= asks,
-    opens = account.slices[1] and account.slices[1][1],
+    limit = add(limit and parse(limit) or ZERO, account.extra), spent = spent, leased = leased, leases = leases,
+    now = now, wanted = account.wanted_until > now and account.wanted_by ~= asks, opens = opens,
   }
 end
 
-local function spend(account, amount, now)
-  account.spent = add(account.spent, amount)
-  if not account.rolling or is_zero(amount) then return end
-  local step = account.rolling / SLICES
-  local till = (math.floor((now - math.fmod(now, step)) / step + 0.5) + 1) * step + account.rolling
-  local last = account.slices[#account.slices]
-  if last and last[1] >= till then
-    last[2] = add(last[2], amount)
-  else
-    table.insert(account.slices, {till, amount})
-  end
-end
-
 -- All that a lease wants while there is much, a share of what is left when there is little.
-local function grant(account, message, now)
-  if is_zero(message.wants) then return ZERO end
-  local is = state(account, now, '')
+local function grant(account, message, limit, now)
+  if not less(ZERO, message.wants) then return ZERO end
+  local is = state(account, limit, now, '')
   local free = sub(sub(is.limit, is.spent), is.leased)
   local amount = ZERO
   if less(ZERO, free) then
@@ -141,27 +145,27 @@ local function grant(account, message, now)
   return amount
 end
 
--- Do what a message says. Returns the lease, or nil where the account of a lease in use is gone.
-local function exchange(account, message, limit, now)
-  account.limit, account.rolling, account.ends = limit, message.rolling, message.ends
-  let_go(account, now)
-  local lease = account.leases[message.lease]
-  if not lease then
-    if message.number > 1 and not next(account.leases) and is_zero(account.spent) then return nil end
-    lease = {number = 0, granted = ZERO, spent = ZERO, expires = 0, free = false, freed = false}
-    account.leases[message.lease], account.gone[message.lease] = lease, nil
-  end
-  account.changed[message.lease] = lease
-  if message.number <= lease.number then return lease end
+-- Enter what the owner of a lease has spent and gives back.
+local function take_in(account, lease, message, now)
+  lease.freed = lease.freed and less(lease.granted, message.granted) -- until its owner has learned of it
   if lease.number < message.number - 1 and not lease.freed then
-    lease.granted = message.granted -- the store has lost messages: the process knows better
+    lease.granted = down(message.granted, message.unit) -- the store has lost messages: the process knows better
   end
   local spent = most_of(lease.spent, message.spent)
   spend(account, sub(spent, lease.spent), now)
-  lease.number, lease.spent, lease.freed = message.number, spent, false
+  lease.number, lease.spent = message.number, spent
   lease.granted = most_of(lease.granted, spent) -- what was spent without a grant counts all the same
-  lease.granted = sub(lease.granted, down(least_of(message.returns, left(lease)), message.unit))
+  local returned = most_of(ZERO, least_of(message.returns, left(lease)))
+  lease.granted = sub(lease.granted, down(returned, message.unit))
   lease.expires, lease.free = now + message.ttl, message.free
-  lease.granted = add(lease.granted, grant(account, message, now))
+end
+
+-- The lease that a message is about; nil where it has a grant, and nothing is known of the account.
+local function lease_of(account, message)
+  local lease = account.leases[message.lease]
+  if lease then return lease end
+  if less(ZERO, message.granted) and not next(account.leases) and is_zero(account.spent) then return nil end
+  lease = {number = 0, granted = ZERO, spent = ZERO, expires = 0, free = false, freed = false}
+  account.leases[message.lease], account.changed[message.lease], account.gone[message.lease] = lease, lease, nil
   return lease
 end

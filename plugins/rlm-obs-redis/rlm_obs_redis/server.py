@@ -88,7 +88,11 @@ class Server:
         db = last if kind != "sentinel" or before else ""
         if kind == "sentinel" and not service:
             raise ConfigError(f"a {scheme} URL names its service: {scheme}://host:26379/mymaster")
-        if not re.fullmatch(r"\d*", db) or len(before) > (kind == "sentinel") or (kind == "cluster" and db not in ("", "0")):
+        if (
+            not re.fullmatch(r"\d*", db)
+            or len(before) > (kind == "sentinel")
+            or (kind == "cluster" and db not in ("", "0"))
+        ):
             wanted = {"": "/0", "sentinel": "/mymaster/0", "cluster": ""}[kind]
             raise ConfigError(
                 f"the path of a {scheme} URL is not understood: {scheme}://host:{PORTS[kind]}{wanted} is meant; "
@@ -115,13 +119,14 @@ class Server:
                 if isinstance(error.__cause__, ConfigError):
                     raise error.__cause__ from None
                 raise
-            cluster.cluster_error_retry_attempts = 0  # redis-py 5 has this; later ones have `retry`
+            cluster.cluster_error_retry_attempts = 0  # type: ignore[attr-defined]  # of redis-py 5, before `retry`
             return cluster
         common |= {"db": self.db, "redis_connect_func": greet}
         if self.kind == "sentinel":
             login = {k: self.options.get(f"sentinel_{k}") for k in ("username", "password")}
             asking = {k: v for k, v in common.items() if k.startswith(("socket_", "ssl"))} | {"retry": once} | login
-            return Sentinel(self.hosts, sentinel_kwargs=asking, **common).master_for(self.service)
+            master: redis.Redis = Sentinel(self.hosts, sentinel_kwargs=asking, **common).master_for(self.service)
+            return master
         ((host, port),) = self.hosts
         return redis.Redis(host=host, port=port, **common)
 

@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from decimal import ROUND_FLOOR, Context, Decimal
+from decimal import ROUND_FLOOR, Decimal
 from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
@@ -15,27 +15,14 @@ from urllib.parse import quote, unquote
 
 import redis
 
-from rlm_obs._budgets.ledger import FORGET_S, SLICES
-from rlm_obs._budgets.store import (
-    GRAIN,
-    WANTED_S,
-    AccountId,
-    Change,
-    LimitConflict,
-    Message,
-    OnChange,
-    Reply,
-    State,
-    StoreLost,
-    up,
-)
+from rlm_obs import StoreError
+from rlm_obs._budgets.ledger import FORGET_S, KEEP_ENDED_S, SLICES
+from rlm_obs._budgets.store import EXACT, GRAIN, WANTED_S, OnChange
+from rlm_obs.stores import AccountId, Change, LimitConflict, Message, Reply, State, StoreLost, up
 from rlm_obs_redis.server import Client, Server
 
-#: For so long the account of a window that has ended is kept.
-KEEP_ENDED_S = 31 * 86400
 #: Amounts are two whole numbers below 2^53 in Lua; this is as far as they are tried.
 MOST = Decimal(10**15)
-EXACT = Context(prec=60)
 
 
 @cache
@@ -50,14 +37,13 @@ def script() -> tuple[str, str]:
 class RedisStore:
     """Keep budgets on a Redis or Valkey server; safe against lost, late and repeated messages, and against a fork.
 
-    Raises redis.RedisError where the server cannot be reached or cannot write, within the URL's timeouts; the next call
-    connects anew. StoreLost for an account that was evicted; ConfigError for a server that may evict.
+    Raises StoreError where the server cannot be reached or cannot write, within the URL's timeouts (the next call connects
+    anew), StoreLost for an account that was evicted, ConfigError for a server that may evict.
     """
 
     def __init__(self, url: str) -> None:
         self.server = Server.parse(url)
-        self._client: Client | None = None
-        self._pid = 0
+        self._open: tuple[int, Client] | None = None
 
     def __repr__(self) -> str:
         hosts = ",".join(f"{host}:{port}" for host, port in self.server.hosts)
@@ -116,9 +102,9 @@ class RedisStore:
         return bool(self._account(account, "once", mark)[1])
 
     def close(self) -> None:
-        client, self._client = self._client, None
-        if client is not None and self._pid == os.getpid():
-            client.close()
+        opened, self._open = self._open, None
+        if opened is not None and opened[0] == os.getpid():
+            opened[1].close()
 
     def _account(self, account: AccountId, verb: str, *args: str | int) -> list[Any]:
         name = joined(account.unit, account.key, account.window)
@@ -132,29 +118,45 @@ class RedisStore:
 
     def _run(self, budget: str, verb: str, *args: str | int, accounts: Iterable[str] = ("",)) -> list[Any]:
         text, sha = script()
-        keys = [self._key(budget, part) for part in ("limits", "history", "accounts", *(f"account:{a}" for a in accounts))]
-        said: list[Any]
+        keys = [
+            self._key(budget, part) for part in ("limits", "history", "accounts", *(f"account:{a}" for a in accounts))
+        ]
         try:
-            said = self._connected().execute_command("EVALSHA", sha, len(keys), *keys, verb, *args)
+            return self._ask("EVALSHA", sha, len(keys), *keys, verb, *args)
         except redis.exceptions.NoScriptError:  # a new server, or one that was started again
-            said = self._connected().execute_command("EVAL", text, len(keys), *keys, verb, *args)
+            return self._ask("EVAL", text, len(keys), *keys, verb, *args)
+
+    def _ask(self, *command: str | int) -> list[Any]:
+        try:
+            ask: Any = self._connected().execute_command
+            said: list[Any] = ask(*command)
+        except redis.exceptions.NoScriptError:
+            raise
+        except redis.RedisError as error:
+            raise StoreError(f"{self!r}: {type(error).__name__}: {error}") from error
         return said
 
     def _connected(self) -> Client:
         """Return the client of this very process: a forked child must not talk through its parent's connection."""
-        if self._client is None or self._pid != os.getpid():
-            self._client, self._pid = self.server.connect(), os.getpid()
-        return self._client
+        opened = self._open
+        if opened is None or opened[0] != os.getpid():
+            opened = self._open = os.getpid(), self.server.connect()
+        return opened[1]
 
     def _key(self, budget: str, part: str) -> str:
-        return f"{self.server.prefix}:{{budget:{quote(budget, safe='')}}}:{part}"  # the braces: one slot for each budget
+        return (
+            f"{self.server.prefix}:{{budget:{quote(budget, safe='')}}}:{part}"  # the braces: one slot for each budget
+        )
 
     def _budgets(self) -> list[str]:
         """Return the names of all budgets, by looking at every key of the server."""
         before, after = f"{self.server.prefix}:{{budget:", "}:accounts"
         pattern = re.sub(r"([\[\]?\\*^-])", r"\\\1", before) + "*" + after
-        found = self._connected().scan_iter(match=pattern, count=1000)
-        return sorted({unquote(key[len(before) : -len(after)]) for key in found})
+        try:
+            found = set(self._connected().scan_iter(match=pattern, count=1000))
+        except redis.RedisError as error:
+            raise StoreError(f"{self!r}: {type(error).__name__}: {error}") from error
+        return sorted(unquote(key[len(before) : -len(after)]) for key in found)
 
 
 def plain(amount: Decimal) -> str:

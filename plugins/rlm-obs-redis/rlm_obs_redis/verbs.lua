@@ -12,13 +12,14 @@ local function split(name)
   return unit, key
 end
 
--- The limit that holds: the key's, else the program's own for it, else that of all keys, else the last one named.
-local function limit_of(name, own, otherwise)
+-- The limit that holds: the key's, else the program's own for it, else that of all keys, else what was said last.
+local function limit_of(account, name)
   local unit, key = split(name)
   local found = redis.call('HGET', LIMITS, 'set:' .. unit .. ':' .. key)
-  if not found and own ~= '' then found = own end
+  if not found and account.own == '1' then found = account.said end
   if not found then found = redis.call('HGET', LIMITS, 'set:' .. unit .. ':') end
-  return found or otherwise
+  if not found and account.said ~= '' then found = account.said end
+  return found
 end
 
 local function evicted(account, name, now)
@@ -46,14 +47,6 @@ local function said(is)
     number(is.opens)
 end
 
--- An account with the limit that holds for it now, and whether there is one.
-local function limited(name)
-  local account = load(KEYS[4])
-  local limit = limit_of(name, account.own, account.known and text(account.limit))
-  if limit then account.limit = parse(limit) end
-  return account, limit and true or false
-end
-
 local verbs = {}
 
 -- ARGV from the fourth on: a limit's unit and key, its amount, and so on.
@@ -77,20 +70,26 @@ function verbs.declare(on_change, who)
   return {'done'}
 end
 
-function verbs.exchange(name, lease, n, limit, own, granted, spent, returns, wants, least, ttl, free, rolling, ends)
+function verbs.exchange(name, lease_name, n, limit, own, granted, spent, returns, wants, least, ttl, free, rolling, ends)
   local now, account = tick(LIMITS, true), load(KEYS[4])
   if evicted(account, name, now) then return {'lost'} end
-  local ends_before, was_known = account.ends, account.known
-  account.own = own == '1' and limit or ''
-  local lent = exchange(account, {
-    unit = (split(name)), lease = lease, number = tonumber(n), granted = parse(granted), spent = parse(spent),
+  local message, ends_before = {
+    unit = (split(name)), lease = lease_name, number = tonumber(n), granted = parse(granted), spent = parse(spent),
     returns = parse(returns), wants = parse(wants), least = parse(least), ttl = tonumber(ttl), free = free == '1',
-    rolling = tonumber(rolling), ends = tonumber(ends),
-  }, parse(limit_of(name, account.own, limit)), now)
-  if lent or was_known then keep(account, name, ends_before) end
-  if not lent then return {'lost'} end
+  }, account.ends
+  let_go(account, now)
+  local lease = lease_of(account, message)
+  if not lease then return {'lost'} end
+  if message.number > lease.number then
+    account.changed[lease_name] = lease
+    account.said, account.own, account.rolling, account.ends = limit, own, tonumber(rolling), tonumber(ends)
+    take_in(account, lease, message, now)
+    lease.granted = add(lease.granted, grant(account, message, limit_of(account, name), now))
+  end
+  keep(account, name, ends_before)
   local ended = redis.call('ZRANGEBYSCORE', INDEX, 0, number(now), 'LIMIT', 0, 16)
-  return {'done', table.concat(ended, ' '), text(lent.granted), said(state(account, now, lease))}
+  local is = state(account, limit_of(account, name), now, lease_name)
+  return {'done', table.concat(ended, ' '), text(lease.granted), said(is)}
 end
 
 -- KEYS from the fourth on: accounts whose windows have ended; ARGV from the second on: their names.
@@ -110,11 +109,11 @@ function verbs.expire()
 end
 
 function verbs.read(name)
-  local now = tick(LIMITS, false)
-  local account, has_limit = limited(name)
+  local now, account = tick(LIMITS, false), load(KEYS[4])
   if evicted(account, name, now) then return {'lost'} end
-  if not account.known and not has_limit then return {'unknown'} end
-  return {'done', said(state(account, now, ''))}
+  local limit = limit_of(account, name)
+  if not limit then return {'unknown'} end
+  return {'done', said(state(account, limit, now, ''))}
 end
 
 function verbs.accounts()
@@ -125,33 +124,33 @@ end
 
 function verbs.change(name, what, amount, who)
   if redis.call('HEXISTS', LIMITS, 'since') == 0 then return {'undeclared'} end
-  local now, unit, key = tick(LIMITS, true), split(name)
+  local now, account = tick(LIMITS, true), load(KEYS[4])
   if what == 'set' then
+    local unit, key = split(name)
     local field = unit .. ':' .. key
     log(now, who, what, field .. ':', redis.call('HGET', LIMITS, 'set:' .. field) or nil, amount)
     redis.call('HSET', LIMITS, 'set:' .. field, amount)
-    return {'done', said(state((limited(name)), now, ''))}
+    return {'done', said(state(account, amount, now, ''))}
   end
-  local account, has_limit = limited(name)
   if what == 'top-up' and evicted(account, name, now) then return {'lost'} end
-  if not has_limit then return {'unlimited'} end
-  let_go(account, now)
+  local limit = limit_of(account, name)
+  if not limit and not evicted(account, name, now) then return {'unlimited'} end
+  local before = state(account, limit, now, '')
   if what == 'top-up' then
-    local before = add(account.limit, account.extra)
     account.extra = add(account.extra, parse(amount))
-    log(now, who, what, name, text(before), text(add(account.limit, account.extra)))
   else
-    log(now, who, what, name, text(account.spent), '0')
     account.spent, account.slices = ZERO, {}
     for lease_name, lease in pairs(account.leases) do
-      if lease.expires <= now and not is_zero(left(lease)) then free_lease(account, lease_name, lease) end
+      if lease.expires <= now then give_back(account, lease_name, lease) end
     end
     for _, field in ipairs(redis.call('HKEYS', KEYS[4])) do
       if string.sub(field, 1, 5) == 'mark:' then redis.call('HDEL', KEYS[4], field) end
     end
   end
+  local after, side = state(account, limit, now, ''), what == 'top-up' and 'limit' or 'spent'
+  log(now, who, what, name, text(before[side]), text(after[side]))
   keep(account, name, account.ends)
-  return {'done', said(state(account, now, ''))}
+  return {'done', said(after)}
 end
 
 function verbs.history()

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from servers import MISSING, PROGRAM, Server
-
 from rlm_obs_redis.store import RedisStore
+from servers import MISSING, PROGRAM, Server
 
 NUMBERS = itertools.count()
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import redis
 
+import rlm_obs
+
 PROGRAM = shutil.which("redis-server") or shutil.which("valkey-server")
 MISSING = "neither redis-server nor valkey-server is installed (apt-get install redis-server)"
 
@@ -34,7 +36,7 @@ def until(true: Callable[[], Any], timeout_s: float = 30.0) -> None:
         try:
             if true():
                 return
-        except (redis.RedisError, OSError):
+        except (rlm_obs.StoreError, redis.RedisError, OSError):
             pass
         if time.monotonic() > late:
             raise TimeoutError("it did not become true")

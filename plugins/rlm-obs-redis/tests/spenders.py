@@ -14,8 +14,9 @@ import time
 from decimal import Decimal
 from pathlib import Path
 
-from rlm_obs._budgets.store import AccountId, Message
 from rlm_obs_redis.store import RedisStore
+
+from rlm_obs.stores import AccountId, Message
 
 DAY = AccountId("day")
 COST = Decimal("0.01")
@@ -43,7 +44,9 @@ def spend(store: RedisStore, lease: str, limit: Decimal, paid: int) -> None:
             spent += COST
             time.sleep(0.002)
     left = granted - spent
-    store.exchange(DAY, Message(lease=lease, number=number + 1, limit=limit, granted=granted, spent=spent, returns=left))
+    store.exchange(
+        DAY, Message(lease=lease, number=number + 1, limit=limit, granted=granted, spent=spent, returns=left)
+    )
 
 
 def start(store: RedisStore, folder: Path, limit: Decimal) -> int:

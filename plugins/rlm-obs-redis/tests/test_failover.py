@@ -9,12 +9,11 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-import redis
+from rlm_obs_redis.store import RedisStore
 from servers import Server, free_port, until
 
 import rlm_obs
-from rlm_obs._budgets.store import AccountId, Message
-from rlm_obs_redis.store import RedisStore
+from rlm_obs.stores import AccountId, Message
 
 DAY = AccountId("day")
 Serve = Callable[..., Server]
@@ -30,7 +29,11 @@ class Process:
         """Spend, and tell the store; a message that fails is followed by the next one, with the totals as they are."""
         before = self.message
         self.message = replace(
-            before, number=before.number + 1, spent=before.spent + spends, wants=Decimal(wants), least=Decimal(1 if wants else 0)
+            before,
+            number=before.number + 1,
+            spent=before.spent + spends,
+            wants=Decimal(wants),
+            least=Decimal(1 if wants else 0),
         )
         reply = self.store.exchange(DAY, self.message)
         self.message = replace(self.message, granted=reply.granted)
@@ -92,7 +95,7 @@ def test_sentinel(serve: Serve, tmp_path: Path) -> None:
     assert process.say(wants=4).granted == 4
     until(lambda: replica.ask("EXISTS", store._key("day", "account:usd::")))
     master.kill()
-    with pytest.raises(redis.RedisError):
+    with pytest.raises(rlm_obs.StoreError):
         process.say(spends=1)
     assert process.insist(spends=1).granted == 4
     state = store.read(DAY)
@@ -107,7 +110,10 @@ def test_sentinel(serve: Serve, tmp_path: Path) -> None:
 
 def test_a_cluster(serve: Serve) -> None:
     """Each budget lives on one node of a Cluster; a node that dies stops its own budgets only, until its replica takes over."""
-    nodes = [serve("--cluster-enabled", "yes", "--cluster-node-timeout", "500", port=free_port(below=55_000)) for _ in range(4)]
+    nodes = [
+        serve("--cluster-enabled", "yes", "--cluster-node-timeout", "500", port=free_port(below=55_000))
+        for _ in range(4)
+    ]
     for n, node in enumerate(nodes):
         node.ask("CLUSTER", "SET-CONFIG-EPOCH", n + 1)
         node.ask("CONFIG", "SET", "cluster-require-full-coverage", "no")
@@ -130,14 +136,16 @@ def test_a_cluster(serve: Serve) -> None:
         assert [change.what for change in store.history(account.budget)] == ["created", "top-up"]
     assert store.accounts() == sorted(budgets)
 
-    port_of = {account: store._connected().get_node_from_key(store._key(account.budget, "limits")).port for account in budgets}
+    port_of = {
+        account: store._connected().get_node_from_key(store._key(account.budget, "limits")).port for account in budgets
+    }
     assert set(port_of.values()) == {node.port for node in nodes[:3]}
     until(lambda: nodes[3].ask("DBSIZE") == nodes[0].ask("DBSIZE"))
     nodes[0].kill()
     for n, port in enumerate(port_of.values()):
         more = replace(message, number=2, granted=Decimal(4), spent=Decimal(1), wants=Decimal(0))
         if port == nodes[0].port:
-            with contextlib.suppress(redis.RedisError):
+            with contextlib.suppress(rlm_obs.StoreError):
                 store.exchange(budgets[n], more)
         else:
             until(lambda n=n, more=more: store.exchange(budgets[n], more).state.spent == 1)
@@ -152,7 +160,15 @@ def test_a_cluster(serve: Serve) -> None:
 
 def test_a_cluster_that_evicts(serve: Serve) -> None:
     """A node of a Cluster that may evict budgets is refused as a server is."""
-    node = serve("--cluster-enabled", "yes", "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru", port=free_port(below=55_000))
+    node = serve(
+        "--cluster-enabled",
+        "yes",
+        "--maxmemory",
+        "100mb",
+        "--maxmemory-policy",
+        "allkeys-lru",
+        port=free_port(below=55_000),
+    )
     node.ask("CLUSTER", "ADDSLOTS", *range(16384))
     until(lambda: "cluster_state:ok" in node.ask("CLUSTER", "INFO"))
     with pytest.raises(rlm_obs.ConfigError, match="may evict"):

@@ -13,12 +13,11 @@ from dataclasses import replace
 from decimal import Decimal
 
 import pytest
-import redis
+from rlm_obs_redis.store import RedisStore
 from servers import Server, until
 
 import rlm_obs
-from rlm_obs._budgets.store import AccountId, Message, StoreLost
-from rlm_obs_redis.store import RedisStore
+from rlm_obs.stores import AccountId, Message, StoreLost
 
 DAY = AccountId("day", window="day:2026-10-17")
 TEN = Message(lease="one", number=1, limit=Decimal(10), wants=Decimal(4), least=Decimal(1))
@@ -51,7 +50,9 @@ def test_a_server_that_evicts_any_key_is_refused(serve: Serve, policy: str) -> N
     assert store.exchange(DAY, TEN).granted == 4
 
 
-@pytest.mark.parametrize("options", [["--maxmemory", "100mb", "--maxmemory-policy", "volatile-ttl"], ["--maxmemory-policy", "allkeys-lru"]])
+@pytest.mark.parametrize(
+    "options", [["--maxmemory", "100mb", "--maxmemory-policy", "volatile-ttl"], ["--maxmemory-policy", "allkeys-lru"]]
+)
 def test_other_servers_are_taken(serve: Serve, options: list[str]) -> None:
     """A volatile policy never evicts what has no time to live; without a memory limit nothing is evicted."""
     store = RedisStore(serve(*options).url)
@@ -70,7 +71,7 @@ def test_no_right_to_ask(serve: Serve) -> None:
 def test_a_full_server(serve: Serve) -> None:
     """A server with no memory left that evicts nothing refuses to write, and so the exchange raises."""
     server = serve("--maxmemory", "1kb", "--maxmemory-policy", "noeviction")
-    with pytest.raises(redis.RedisError, match="used memory > 'maxmemory'"):
+    with pytest.raises(rlm_obs.StoreError, match="used memory > 'maxmemory'"):
         RedisStore(server.url).exchange(DAY, TEN)
 
 
@@ -110,7 +111,9 @@ def test_ended_windows_expire(store: RedisStore) -> None:
     store.exchange(open_, replace(TEN, ends_at=now + 500))
     store.exchange(total, TEN)
     ttl = {w: client.ttl(store._key("b", f"account:usd::{w}")) for w in ("ended", "open", "")}
-    assert ttl["open"] == ttl[""] == client.ttl(store._key("b", "limits")) == client.ttl(store._key("b", "accounts")) == -1
+    assert (
+        ttl["open"] == ttl[""] == client.ttl(store._key("b", "limits")) == client.ttl(store._key("b", "accounts")) == -1
+    )
     assert 31 * 86400 - 60 < ttl["ended"] < 31 * 86400
     assert store.accounts("b") == [total, ended, open_]
     client.hset(store._key("b", "limits"), "clock", repr(now + 31 * 86400 - 4))
@@ -132,7 +135,7 @@ def test_a_server_that_is_down(serve: Serve) -> None:
     store.exchange(DAY, TEN)
     server.stop()
     for _ in range(2):
-        with within(SOON_S), pytest.raises(redis.ConnectionError):
+        with within(SOON_S), pytest.raises(rlm_obs.StoreError, match="ConnectionError"):
             store.exchange(DAY, second())
     server.start()
     with pytest.raises(StoreLost):  # nothing was persisted
@@ -174,7 +177,7 @@ def test_a_slow_server(serve: Serve) -> None:
     store = RedisStore(f"{server.url}?socket_timeout=0.3")
     store.exchange(DAY, TEN)
     server.ask("CLIENT", "PAUSE", 2000, "ALL")
-    with within(1.5), pytest.raises(redis.TimeoutError):
+    with within(1.5), pytest.raises(rlm_obs.StoreError, match="TimeoutError"):
         store.exchange(DAY, second())
     until(lambda: store.read(DAY))
     reply = store.exchange(DAY, second())
@@ -185,7 +188,7 @@ def test_nobody_answers() -> None:
     """A host that takes the connection and says nothing raises within the timeouts."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         store = RedisStore(f"redis://127.0.0.1:{silent.getsockname()[1]}")
-        with within(SOON_S), pytest.raises(redis.TimeoutError):
+        with within(SOON_S), pytest.raises(rlm_obs.StoreError, match="TimeoutError"):
             store.exchange(DAY, TEN)
 
 
@@ -194,7 +197,7 @@ def test_a_replica(serve: Serve) -> None:
     server, replica = serve(), serve()
     replica.ask("REPLICAOF", "127.0.0.1", server.port)
     until(lambda: replica.ask("INFO", "replication")["master_link_status"] == "up")
-    with pytest.raises(redis.RedisError, match="read only replica"):
+    with pytest.raises(rlm_obs.StoreError, match="read only replica"):
         RedisStore(replica.url).exchange(DAY, TEN)
 
 
@@ -231,7 +234,7 @@ def test_a_connection_that_is_cut(shared: Server) -> None:
     store = RedisStore(f"redis://127.0.0.1:{proxy.port}?prefix=cut")
     assert store.exchange(DAY, TEN).granted == 4
     proxy.armed = True
-    with within(SOON_S), pytest.raises(redis.ConnectionError):
+    with within(SOON_S), pytest.raises(rlm_obs.StoreError, match="ConnectionError"):
         store.exchange(DAY, second())
     for _ in range(2):
         reply = store.exchange(DAY, second())
@@ -257,7 +260,9 @@ def test_after_a_fork(store: RedisStore) -> None:
     if not child:
         try:
             for n in range(1, 50):
-                reply = store.exchange(DAY, replace(TEN, lease="child", number=n, wants=Decimal("0.01"), least=Decimal(0)))
+                reply = store.exchange(
+                    DAY, replace(TEN, lease="child", number=n, wants=Decimal("0.01"), least=Decimal(0))
+                )
             os.write(writing, str(reply.granted).encode())
             store.close()
         finally:

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from rlm_obs_redis.store import RedisStore
 from servers import Server
 
 from rlm_obs._budgets.memory import MemoryStore
-from rlm_obs._budgets.store import AccountId, LimitConflict, Message, Reply, StoreLost
-from rlm_obs_redis.store import RedisStore
+from rlm_obs.stores import AccountId, LimitConflict, Message, Reply, StoreLost
 
 NUMBERS = itertools.count()
 BUDGETS = ("day", "a {b}:c%")
@@ -78,7 +78,9 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         budget=st.sampled_from(BUDGETS),
-        given=st.dictionaries(st.tuples(st.sampled_from(["usd", "tokens"]), st.sampled_from(["", "x y"])), small, max_size=3),
+        given=st.dictionaries(
+            st.tuples(st.sampled_from(["usd", "tokens"]), st.sampled_from(["", "x y"])), small, max_size=3
+        ),
         on_change=st.sampled_from(["refuse", "set", "keep"]),
     )
     def declare(self, budget: str, given: dict[tuple[str, str], Decimal], on_change: str) -> None:
@@ -150,12 +152,16 @@ def test_same_as_memory(shared: Server) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck), database=None
+            max_examples=60,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            database=None,
         ),
     )
 
 
-@pytest.mark.parametrize("leases", [1, 3, 7, 1000])
+@pytest.mark.parametrize("leases", [1, 3, 7, 100])
 def test_shares_are_exact(store: RedisStore, leases: int) -> None:
     """Of the largest budget each gets a share rounded down to 1e-15 dollars, and not one grain is made or lost."""
     account, limit, free = AccountId("large"), Decimal(10**12), Decimal(10**12)

@@ -6,11 +6,11 @@ import pickle
 import traceback
 
 import pytest
-
-import rlm_obs
 from rlm_obs_redis import SCHEMES, open_store, register_budget_stores
 from rlm_obs_redis.server import Server
 from rlm_obs_redis.store import RedisStore
+
+import rlm_obs
 
 
 def test_the_hook_offers_every_scheme() -> None:
@@ -18,7 +18,9 @@ def test_the_hook_offers_every_scheme() -> None:
     offered = register_budget_stores()
     assert set(offered) == set(SCHEMES)
     for scheme, build in offered.items():
-        assert isinstance(build(f"{scheme}://nowhere.invalid/mymaster" if "sentinel" in scheme else f"{scheme}://"), RedisStore)
+        assert isinstance(
+            build(f"{scheme}://nowhere.invalid/mymaster" if "sentinel" in scheme else f"{scheme}://"), RedisStore
+        )
 
 
 @pytest.mark.parametrize(
@@ -40,7 +42,9 @@ def test_what_is_read(url: str, hosts: list[tuple[str, int]], service: str, db: 
 
 def test_options() -> None:
     """Options are redis-py's, read as what they are; the timeouts are a second unless asked for."""
-    server = Server.parse("rediss://me:p%40ss@h?prefix=shop&socket_timeout=0.5&ssl_check_hostname=no&ssl_ca_certs=/a/b.pem")
+    server = Server.parse(
+        "rediss://me:p%40ss@h?prefix=shop&socket_timeout=0.5&ssl_check_hostname=no&ssl_ca_certs=/a/b.pem"
+    )
     assert server.prefix == "shop"
     assert server.options == {
         "username": "me",
@@ -92,13 +96,17 @@ def test_no_password_in_errors(url: str) -> None:
     """A refused URL shows neither password nor user in the error, however it is shown."""
     with pytest.raises(rlm_obs.ConfigError) as caught:
         open_store(url)
-    shown = "".join(traceback.format_exception_only(caught.value)) + repr(caught.value) + str(pickle.dumps(caught.value))
+    shown = (
+        "".join(traceback.format_exception_only(caught.value)) + repr(caught.value) + str(pickle.dumps(caught.value))
+    )
     assert "secret" not in shown
 
 
 def test_no_password_in_reprs() -> None:
     """Neither the store nor what it read shows user, password or options."""
-    store = open_store("redis+sentinel://me:secret@h,g/m/0?sentinel_password=secret&sentinel_username=secret&prefix=shop")
+    store = open_store(
+        "redis+sentinel://me:secret@h,g/m/0?sentinel_password=secret&sentinel_username=secret&prefix=shop"
+    )
     assert repr(store) == "RedisStore(redis+sentinel://h:26379,g:26379, prefix='shop')"
     assert "secret" not in repr(store.server)
     assert "'me'" not in repr(store.server)
