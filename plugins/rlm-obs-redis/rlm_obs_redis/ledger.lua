@@ -125,6 +125,7 @@ local function state(account, limit, now, asks)
   return {
     limit = add(limit and parse(limit) or ZERO, account.extra), spent = spent, leased = leased, leases = leases,
     now = now, wanted = account.wanted_until > now and account.wanted_by ~= asks, opens = opens,
+    ends = account.ends,
   }
 end
 

@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from decimal import ROUND_FLOOR, Decimal
 from functools import cache
 from importlib.resources import files
@@ -16,13 +17,46 @@ from urllib.parse import quote, unquote
 import redis
 
 from rlm_obs import StoreError
-from rlm_obs._budgets.ledger import FORGET_S, KEEP_ENDED_S, SLICES
-from rlm_obs._budgets.store import EXACT, GRAIN, WANTED_S, OnChange
-from rlm_obs.stores import AccountId, Change, LimitConflict, Message, Reply, State, StoreLost, up
+from rlm_obs.stores import (
+    EXACT,
+    FORGET_S,
+    GRAIN,
+    KEEP_ENDED_S,
+    SLICES,
+    WANTED_S,
+    AccountId,
+    Change,
+    LimitConflict,
+    Message,
+    OnChange,
+    Reply,
+    State,
+    StoreLost,
+    up,
+)
 from rlm_obs_redis.server import Client, Server
 
 #: Amounts are two whole numbers below 2^53 in Lua; this is as far as they are tried.
 MOST = Decimal(10**15)
+
+
+def moment(text: str) -> float | None:
+    """Read a time, which may be unknown."""
+    return float(text) if text else None
+
+
+#: What the script says of an account, in its order, and how each is read.
+STATE: Mapping[str, Callable[[str], Any]] = {
+    "limit": Decimal,
+    "spent": Decimal,
+    "leased": Decimal,
+    "leases": int,
+    "now": float,
+    "wanted": "1".__eq__,
+    "opens_at": moment,
+    "ends_at": moment,
+}
+KNOWN = {field.name for field in fields(State)}
 
 
 @cache
@@ -179,16 +213,8 @@ def apart(name: str) -> list[str]:
 
 def state(said: Sequence[str]) -> State:
     """Read what the script says of an account."""
-    limit, spent, leased, leases, now, wanted, opens = said
-    return State(
-        limit=Decimal(limit),
-        spent=Decimal(spent),
-        leased=Decimal(leased),
-        leases=int(leases),
-        now=float(now),
-        wanted=wanted == "1",
-        opens_at=float(opens) if opens else None,
-    )
+    facts = {name: read(text) for (name, read), text in zip(STATE.items(), said, strict=True) if name in KNOWN}
+    return State(**facts)
 
 
 def change(budget: str, line: Mapping[str, Any]) -> Change:

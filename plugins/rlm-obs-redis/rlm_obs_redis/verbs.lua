@@ -44,7 +44,7 @@ end
 
 local function said(is)
   return text(is.limit), text(is.spent), text(is.leased), number(is.leases), number(is.now), is.wanted and '1' or '0',
-    number(is.opens)
+    number(is.opens), number(is.ends)
 end
 
 local verbs = {}

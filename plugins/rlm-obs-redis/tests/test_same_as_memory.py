@@ -89,6 +89,7 @@ class Machine(RuleBasedStateMachine):
     @rule(
         account=accounts,
         lease=st.sampled_from(LEASES),
+        drift=st.sampled_from([0, 0, 0, 0, 2, -1]),
         jump=st.sampled_from([1, 1, 1, 1, 1, 1, 2, 3, 0, -1]),
         share=st.decimals(0, 1, places=3),
         over=st.one_of(st.just(Decimal(0)), st.just(Decimal(0)), finer),
@@ -103,7 +104,15 @@ class Machine(RuleBasedStateMachine):
         ends=st.booleans(),
     )
     def exchange(
-        self, account: AccountId, lease: str, jump: int, share: Decimal, over: Decimal, ends: bool, **said: Any
+        self,
+        account: AccountId,
+        lease: str,
+        drift: int,
+        jump: int,
+        share: Decimal,
+        over: Decimal,
+        ends: bool,
+        **said: Any,
     ) -> None:
         before = self.sent.get((account, lease), Message(lease=lease, number=0, limit=Decimal(0)))
         reply = self.replies.get((account, lease))
@@ -114,7 +123,7 @@ class Machine(RuleBasedStateMachine):
         message = Message(
             lease=lease,
             number=max(1, before.number + jump),
-            granted=granted,
+            granted=max(Decimal(0), granted + drift),  # an answer was lost, or the store has lost writes
             spent=spent,
             ends_at=START + 50_000 if ends else None,
             **said,
