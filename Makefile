@@ -5,6 +5,7 @@
 #   make check    run the static checks only: ruff, mypy, import-linter
 #   make docs     build the documentation, strictly
 #   make bench    measure what a call, a chunk, a span and a price take
+#   make receivers  send a run to real receivers (Phoenix, MLflow, oteltap), read it back and compare; heavy, not in test
 #   make clean    delete what the others made
 #
 # The versions to test with:  make test OPENAI='openai<3'      the newest openai below 3
@@ -19,6 +20,7 @@ OPENAI ?=
 LOWEST ?=
 CHECKS ?= check docs
 PYTEST ?=
+RECEIVERS ?=
 
 variant := $(if $(LOWEST),-lowest)$(if $(OPENAI),-$(subst <,-below-,$(subst >,-above-,$(subst =,-is-,$(OPENAI)))))
 VENV ?= .venv$(variant)
@@ -28,7 +30,7 @@ GROUP := $(if $(strip $(CHECKS)),dev,test)
 CONSTRAINED := $(if $(LOWEST),--constraint $(VENV)/lowest.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs bench clean
+.PHONY: help demo test check docs bench receivers clean
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -69,6 +71,9 @@ docs: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
+
+receivers: $(VENV)/.test
+	$(BIN)/python -m tests.receivers $(RECEIVERS)
 
 clean:
 	rm -rf .venv .venv-* build dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.sdk.trace import Event, ReadableSpan
-from opentelemetry.trace import Status
+from opentelemetry.sdk.trace import ReadableSpan
 
 from rlm_obs import _attributes
+from rlm_obs._exporters._copying import clean, copied, text
 from rlm_obs._exporters.base import error_type, is_root
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ USERS = (TRACE_NAME, TRACE_TAGS, ENVIRONMENT, RELEASE, PROMPT + "name", PROMPT +
 #: The instrumentation of Langfuse's own SDK: a span below one of its spans is not the top of the trace.
 THEIRS = "langfuse-sdk"
 APP_ROOT = "langfuse.internal.is_app_root"
-MESSAGES = ("exception.message", "exception.stacktrace")
 LEVELS = {"ok": "DEFAULT", "error": "ERROR", "refused": "WARNING", "aborted": "WARNING"}
 #: Sources of a cost of nothing -> why it is nothing.
 FREE = {
@@ -105,7 +104,7 @@ def observation(
     if record is None:
         ours |= {k: v for k, v in said.items() if k in ours and k.startswith("langfuse.")}  # the user's own choice
     ours |= {k: said[k] for k in USERS if k in said}
-    return copied(span, said | ours, _clean(error or "error"))
+    return copied(span, said | ours, error)
 
 
 def _of_trace(
@@ -144,7 +143,7 @@ def _content(said: dict[str, Any]) -> dict[str, Any]:
         said[_attributes.INPUT_MESSAGES] = json.dumps(messages, ensure_ascii=False)
     for attribute, name in ((_attributes.INPUT_MESSAGES, "input"), (_attributes.OUTPUT_MESSAGES, "output")):
         if attribute in said:
-            into[OBSERVATION + name] = _text(said.pop(attribute))
+            into[OBSERVATION + name] = text(said.pop(attribute))
     arguments = {key: said.pop(key) for key in list(said) if key.startswith(_attributes.ARGUMENT_PREFIX)}
     if arguments:
         named = {key.removeprefix(_attributes.ARGUMENT_PREFIX): value for key, value in arguments.items()}
@@ -168,7 +167,7 @@ def score_body(span: ReadableSpan, environment: str | None = None) -> dict[str, 
         "environment": _of_trace(span, said, None, environment, None).get(ENVIRONMENT),
         "timestamp": _iso((span.start_time or 0) / 1e9),
     }
-    return {key: _clean(given) for key, given in found.items() if given is not None}
+    return {key: clean(given) for key, given in found.items() if given is not None}
 
 
 def _iso(seconds: float) -> str:
@@ -233,41 +232,3 @@ def _cost_details(cost: Cost | None) -> dict[str, float]:
     if cost is None:
         return {"total": 0}
     return {name: float(value) for name, part in COSTS.items() if (value := getattr(cost, part)) is not None}
-
-
-def copied(span: ReadableSpan, attributes: Mapping[str, Any], description: str | None) -> ReadableSpan:
-    """Return a copy with other attributes, as protobuf takes them, and without messages of exceptions."""
-    return ReadableSpan(
-        name=_clean(span.name),
-        context=span.context,
-        parent=span.parent,
-        resource=span.resource,
-        attributes={_clean(k): _clean(v) for k, v in attributes.items()},
-        events=[_without_message(event) for event in span.events],
-        links=span.links,
-        kind=span.kind,
-        status=Status(span.status.status_code, None if span.status.is_ok else description),
-        start_time=span.start_time,
-        end_time=span.end_time,
-        instrumentation_scope=span.instrumentation_scope,
-    )
-
-
-def _without_message(event: Event) -> Event:
-    kept = {k: _clean(v) for k, v in (event.attributes or {}).items() if k not in MESSAGES}
-    return Event(_clean(event.name), kept, event.timestamp)
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def _clean(value: Any) -> Any:
-    """Return what protobuf takes: half a surrogate pair, or one int past 64 bits, would cost the whole batch."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode("utf-8")
-    if isinstance(value, list | tuple):
-        return tuple(_clean(v) for v in value)
-    if isinstance(value, bool | float | bytes) or (isinstance(value, int) and -(2**63) <= value < 2**63):
-        return value
-    return _clean(_text(value) if isinstance(value, Mapping) else str(value))

@@ -96,6 +96,18 @@ class Sender:
         except requests.RequestException:
             return 0, None
 
+    def knock(self) -> int:
+        """Send a request without spans; returns the status, 0 where the receiver is out of reach."""
+        import requests
+
+        self._connect()
+        assert self._exporter is not None
+        try:
+            self._exporter.export([])
+        except requests.RequestException:
+            return int(self._session.status)
+        return int(self._session.status)
+
     def _out_of_reach(self, error: Exception) -> None:
         kind = type(error).__name__
         _guard.say_once(f"{self.address} out of reach", "%s at %s is out of reach (%s)", self.name, self.address, kind)
@@ -132,6 +144,8 @@ def _session(name: str, address: str, advice: Advice, allowed: Collection[str] |
                 headers = {k: v for k, v in headers.items() if k.lower() in allowed}
             ends = time.monotonic() + float(options.get("timeout") or 0)
             options |= {"allow_redirects": False, "stream": True, "headers": headers}
+            if self.verify is not True:  # a certificate that was named: else REQUESTS_CA_BUNDLE would win over it
+                options["verify"] = self.verify
             try:
                 answer = super().request(method, url, *args, **options)
             except requests.ConnectionError as error:

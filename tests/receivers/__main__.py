@@ -1,0 +1,148 @@
+"""Sends one run to real receivers, reads it back and compares it with the ledger: `make receivers`.
+
+Each receiver is installed into an environment of its own beside `.venv`, and runs on loopback while it is asked.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.receivers.reading import Seen, from_mlflow, from_oteltap, from_phoenix, get
+from tests.receivers.run import run
+
+ROOT = Path(__file__).parents[2]
+EXACT = 1e-12
+LONGEST_START_S, LONGEST_WAIT_S = 300, 60
+
+
+@dataclass(frozen=True)
+class Receiver:
+    """A real receiver: its package, how it is started, how it is pointed at, and how it is read."""
+
+    package: str
+    command: tuple[str, ...]
+    variables: Mapping[str, str]
+    exporter: str
+    point: str
+    ready: str
+    read: Callable[[str, Path], dict[str, Seen]]
+    #: How exactly it keeps times, in nanoseconds.
+    clock_ns: int = 0
+
+
+PORT = 47310
+RECEIVERS = {
+    "oteltap": Receiver(
+        "oteltap", ("oteltap", "--port", str(PORT)), {}, "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT", "", from_oteltap
+    ),
+    "phoenix": Receiver(
+        "arize-phoenix",
+        ("phoenix", "serve"),
+        {"PHOENIX_PORT": str(PORT), "PHOENIX_GRPC_PORT": str(PORT + 1), "PHOENIX_TELEMETRY_ENABLED": "false"},
+        "phoenix",
+        "PHOENIX_COLLECTOR_ENDPOINT",
+        "/healthz",
+        from_phoenix,
+        clock_ns=1000,
+    ),
+    "mlflow": Receiver(
+        "mlflow", ("mlflow", "server", "--port", str(PORT)), {}, "mlflow", "MLFLOW_TRACKING_URI", "/health", from_mlflow
+    ),
+}
+
+
+def main(names: list[str]) -> int:
+    """Try the receivers by name, or all of them; returns how many show anything else than the ledger."""
+    wrong = 0
+    for name in names or RECEIVERS:
+        receiver = RECEIVERS[name]
+        bin_ = installed(name, receiver.package)
+        with tempfile.TemporaryDirectory() as folder, started(receiver, bin_, Path(folder)) as url:
+            sent = run(receiver.exporter, {receiver.point: url})
+            found = compared(receiver, sent, awaited(receiver, url, Path(folder), sent))
+        version = subprocess.check_output(
+            [bin_ / "python", "-c", f"import importlib.metadata as m; print(m.version({receiver.package!r}))"],
+            text=True,
+        )
+        cost = sum(span.cost or 0 for span in sent.values())
+        told = "as the ledger has it" if not found else "; ".join(found)
+        print(f"{receiver.package} {version.strip()}: {len(sent)} spans, ${cost:.8f}: {told}", flush=True)
+        wrong += bool(found)
+    return wrong
+
+
+def installed(name: str, package: str) -> Path:
+    """Return the programs of a receiver's own environment, made at the first time."""
+    folder = ROOT / f".venv-{name}"
+    bin_ = folder / ("Scripts" if sys.platform == "win32" else "bin")
+    if not (folder / ".done").exists():
+        subprocess.check_call([sys.executable, "-m", "venv", folder])
+        subprocess.check_call([bin_ / "python", "-m", "pip", "install", "--quiet", package])
+        (folder / ".done").touch()
+    return bin_
+
+
+@contextmanager
+def started(receiver: Receiver, bin_: Path, folder: Path) -> Iterator[str]:
+    """Run a receiver in a folder of its own; yields its address when it answers."""
+    url = f"http://127.0.0.1:{PORT}"
+    own = {
+        **os.environ,
+        **receiver.variables,
+        "NO_PROXY": "*",
+        "PHOENIX_WORKING_DIR": str(folder),
+        "PYTHONUNBUFFERED": "1",
+    }
+    with (folder / "out").open("wb") as out:
+        process = subprocess.Popen(
+            [bin_ / receiver.command[0], *receiver.command[1:]], cwd=folder, env=own, stdout=out, stderr=out
+        )
+        try:
+            until = time.monotonic() + LONGEST_START_S
+            while get(url + receiver.ready) is None and b"Listening" not in (folder / "out").read_bytes():
+                if process.poll() is not None or time.monotonic() > until:
+                    raise SystemExit(f"{receiver.package} does not start:\n{(folder / 'out').read_text()[-2000:]}")
+                time.sleep(0.5)
+            yield url
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def awaited(receiver: Receiver, url: str, folder: Path, sent: Mapping[str, Seen]) -> dict[str, Seen]:
+    """Read until everything that was sent is there: a receiver may store it later."""
+    until = time.monotonic() + LONGEST_WAIT_S
+    while True:
+        seen = receiver.read(url, folder)
+        if sent.keys() <= seen.keys() or time.monotonic() > until:
+            return seen
+        time.sleep(0.5)
+
+
+def compared(receiver: Receiver, sent: Mapping[str, Seen], seen: Mapping[str, Seen]) -> list[str]:
+    """Return what differs, span by span."""
+    found = [f"{sent[one].name} is missing" for one in sent.keys() - seen.keys()]
+    found += [f"{seen[one].name} was never sent" for one in seen.keys() - sent.keys()]
+    for one in sent.keys() & seen.keys():
+        ours, theirs = sent[one], seen[one]
+        for what in ("name", "parent", "input_tokens", "output_tokens"):
+            if getattr(ours, what) != getattr(theirs, what):
+                found.append(f"{ours.name}: {what} is {getattr(theirs, what)!r}, not {getattr(ours, what)!r}")
+        if (ours.cost is None) != (theirs.cost is None) or abs((ours.cost or 0) - (theirs.cost or 0)) > EXACT:
+            found.append(f"{ours.name}: cost is {theirs.cost}, not {ours.cost}")
+        for what in ("start", "end"):
+            if abs(getattr(ours, what) - getattr(theirs, what)) > receiver.clock_ns:
+                found.append(f"{ours.name}: {what} differs by {getattr(theirs, what) - getattr(ours, what)} ns")
+    return found
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
