@@ -205,15 +205,14 @@ def test_an_environment_that_langfuse_refuses_is_told(wrong: str) -> None:
 
 
 @pytest.fixture
-def theirs(server: Receiver, monkeypatch: pytest.MonkeyPatch) -> Iterator[langfuse.Langfuse]:
+def theirs(server: Receiver) -> Iterator[langfuse.Langfuse]:
     """Langfuse's own client, which installs itself as the program's provider."""
     from opentelemetry.trace import _TRACER_PROVIDER_SET_ONCE
 
     made = langfuse.Langfuse(public_key="pk-lf-theirs", secret_key=SECRET, base_url=server.url)
     yield made
     made.shutdown()
-    monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
-    _TRACER_PROVIDER_SET_ONCE._done = False
+    trace._TRACER_PROVIDER, _TRACER_PROVIDER_SET_ONCE._done = None, False
 
 
 @pytest.mark.filterwarnings("default")
