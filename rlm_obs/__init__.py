@@ -14,7 +14,9 @@ _HOMES = {
     "AsgiMiddleware": "rlm_obs._asgi",
     "Balance": "rlm_obs._tracker",
     "BudgetExceeded": "rlm_obs.errors",
+    "BudgetRow": "rlm_obs._budgets.steering",
     "BudgetUnavailable": "rlm_obs.errors",
+    "Budgets": "rlm_obs._budgets.steering",
     "CallExporter": "rlm_obs._exporters.base",
     "CallRefused": "rlm_obs.errors",
     "ConfigError": "rlm_obs.errors",
@@ -46,6 +48,7 @@ _HOMES = {
     "hookimpl": "rlm_obs._hookspecs",
     "inject": "rlm_obs._propagation",
     "instrument": "rlm_obs._runtime",
+    "open_budgets": "rlm_obs._budgets.steering",
     "price": "rlm_obs._pricing",
     "price_answer": "rlm_obs._pricing",
     "read_records": "rlm_obs._exporters.file",
@@ -65,6 +68,9 @@ __getattr__, __dir__ = lazily(__name__, _HOMES)
 
 if TYPE_CHECKING:
     from rlm_obs._asgi import AsgiMiddleware as AsgiMiddleware
+    from rlm_obs._budgets.steering import BudgetRow as BudgetRow
+    from rlm_obs._budgets.steering import Budgets as Budgets
+    from rlm_obs._budgets.steering import open_budgets as open_budgets
     from rlm_obs._context import context as context
     from rlm_obs._decorators import cost_tracked as cost_tracked
     from rlm_obs._decorators import traced as traced

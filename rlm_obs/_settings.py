@@ -57,6 +57,9 @@ class Settings(BaseSettings):
     budget_usd: Decimal | None = Field(
         default=None, description="A budget for all calls of the process, in US dollars."
     )
+    budget_store: SecretStr | None = Field(
+        default=None, description="The URL of the budget store that `rlm-obs budget` looks into."
+    )
     alert_threshold: float = Field(default=0.8, gt=0, le=1, description="The share of a budget at which it alerts.")
     unknown_price: str = Field(
         default="block",
@@ -226,7 +229,7 @@ class Settings(BaseSettings):
         return init_settings, env_settings, PyprojectTomlConfigSettingsSource(settings_cls)
 
 
-SECRETS = frozenset({"langfuse_public_key", "langfuse_secret_key"})
+SECRETS = frozenset({"budget_store", "langfuse_public_key", "langfuse_secret_key"})
 
 
 def read_settings(given: Settings | Mapping[str, Any] | None = None, **arguments: Any) -> Settings:

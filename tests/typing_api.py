@@ -16,6 +16,8 @@ from rlm_obs import (
     AsgiMiddleware,
     Balance,
     BudgetExceeded,
+    BudgetRow,
+    Budgets,
     BudgetUnavailable,
     CallExporter,
     CallRefused,
@@ -47,6 +49,7 @@ from rlm_obs import (
     hookimpl,
     inject,
     instrument,
+    open_budgets,
     price,
     price_answer,
     read_records,
@@ -315,6 +318,15 @@ print(len(kept.spans))
 class TestCsvExporter(ExporterContract):
     def make_exporter(self) -> SpanExporter:
         return CsvExporter()
+
+
+with open_budgets("sqlite:///budgets.db") as budgets:
+    assert_type(budgets, Budgets)
+    assert_type(budgets.show("day"), list[BudgetRow])
+    assert_type(budgets.set("day", "20.00", key="ann", who="me"), BudgetRow)
+    assert_type(budgets.top_up("day", 5, window="day:2026-11-25").free, Decimal)
+    assert_type(budgets.reset("day").to_dict(), dict[str, Any])
+    assert_type(budgets.history("day")[0].before, Decimal | None)
 
 
 class TestStore(StoreContract):

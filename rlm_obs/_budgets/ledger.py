@@ -98,6 +98,7 @@ class Ledger:
                 now=now,
                 wanted=self.wanted_until > now and self.wanted_by != asks,
                 opens_at=min(opens, default=None),
+                ends_at=self.ends_at,
             )
 
     def change(

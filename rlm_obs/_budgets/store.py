@@ -62,7 +62,7 @@ class State:
     `spent` counts what lost leases held, where the budget says so. `leased` is what living leases may still spend,
     `leases` their number. `free` is below 0 if the limit was lowered, or the store has lost writes. `now` is the
     store's clock (seconds since 1970, never going back). `wanted`: another process is short of money.
-    `opens_at`: when a rolling window next lets go of something.
+    `opens_at`: when a rolling window next lets go of something; `ends_at`: when the window ends, as the last message said.
     """
 
     limit: Decimal
@@ -72,6 +72,7 @@ class State:
     now: float
     wanted: bool = False
     opens_at: float | None = None
+    ends_at: float | None = None
 
     @property
     def free(self) -> Decimal:
@@ -103,7 +104,7 @@ class Change:
     def to_dict(self) -> dict[str, Any]:
         """Return it JSON-ready; amounts are strings, so that no digit is lost."""
         said = asdict(self)
-        return said | {name: None if said[name] is None else f"{said[name]:f}" for name in ("before", "after")}
+        return said | {name: None if said[name] is None else plain(said[name]) for name in ("before", "after")}
 
     @classmethod
     def from_dict(cls, said: Mapping[str, Any]) -> Change:
@@ -170,6 +171,11 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Let go of connections and files; again, it does nothing."""
+
+
+def plain(amount: Decimal) -> str:
+    """Write an amount with all its digits, no exponent, and no zeros at its end."""
+    return f"{amount.normalize(EXACT):f}"
 
 
 def up(amount: Decimal, unit: str) -> Decimal:

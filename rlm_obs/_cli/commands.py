@@ -11,8 +11,18 @@ from rlm_obs._hookspecs import hookimpl
 @hookimpl
 def register_commands() -> Mapping[str, Callable[..., Any]]:
     """Offer the commands; each is a plain function in a file of its own."""
+    from rlm_obs._cli import budget
     from rlm_obs._cli.demo import demo
     from rlm_obs._cli.doctor import doctor
     from rlm_obs._cli.plugins import plugins
 
-    return {"demo": demo, "doctor": doctor, "plugins": plugins}
+    return {
+        "budget history": budget.history,
+        "budget reset": budget.reset,
+        "budget set": budget.set_limit,
+        "budget show": budget.show,
+        "budget top-up": budget.top_up,
+        "demo": demo,
+        "doctor": doctor,
+        "plugins": plugins,
+    }

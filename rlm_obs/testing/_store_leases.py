@@ -167,6 +167,14 @@ class LeaseTests(StoreTests):
         assert list(store.accounts("b")) == sorted(made[:4])
         assert [state.spent for account in made if (state := store.read(account))] == [1, 2, 3, 4, 5]
 
+    def test_the_end_of_a_window(self) -> None:
+        """The state says when the window ends, as the last message said."""
+        account = AccountId("b", window="hour")
+        assert self.owner(account, ends_at=4e9).asks().ends_at == 4e9
+        state = self.open().read(account)
+        assert state is not None
+        assert state.ends_at == 4e9
+
     def test_a_rolling_window(self) -> None:
         """In a rolling window an amount counts as spent for so long, and then no more; the state says when."""
         owner = self.owner(rolling_s=0.6)
