@@ -17,6 +17,7 @@ from pydantic import AliasChoices, SecretStr
 from pydantic_core import PydanticUndefined
 
 import rlm_obs
+import rlm_obs.stores
 import rlm_obs.testing
 from rlm_obs import _cli, _hookspecs, errors
 from rlm_obs._cli import commands
@@ -115,7 +116,7 @@ Set `RLM_OBS_DEBUG_PLUGINS=1` to see each plugin and each hook call on stderr.
 API = """\
 # Public names
 
-Everything here is imported from `rlm_obs`, or from `rlm_obs.testing`. All else is private and may change.
+Everything here is imported from `rlm_obs`, from `rlm_obs.testing`, or from `rlm_obs.stores`. All else is private and may change.
 Amounts are `decimal.Decimal` in US dollars. `None` means "nobody knows", never 0.
 Errors have [a page of their own](errors.md).
 """
@@ -125,6 +126,12 @@ TESTING = """\
 
 The kit for your own tests, and for a plugin's. `fake_openai` and `collect` are pytest fixtures of the same names too:
 pytest finds them as soon as `rlm_obs` is installed.
+"""
+
+STORES = """\
+## rlm_obs.stores
+
+What a budget store is made of, for [those who write one](../how-to/write-a-plugin.md#a-budget-store).
 """
 
 ERROR_PAGE = """\
@@ -240,6 +247,9 @@ def api() -> str:
     rows.append("\n" + TESTING)
     for name in rlm_obs.testing.__all__:
         rows += entry(name, getattr(rlm_obs.testing, name))
+    rows.append("\n" + STORES)
+    for name in rlm_obs.stores.__all__:
+        rows += entry(name, getattr(rlm_obs.stores, name))
     return "\n".join(rows).rstrip() + "\n"
 
 
@@ -249,7 +259,7 @@ def entry(name: str, thing: Any) -> Iterator[str]:
     if name == "hookimpl":
         yield "Mark a function of a plugin as the implementation of the hook of its name.\n"
         return
-    if name not in ("Settings", *RETURNED):
+    if name not in ("Settings", "Store", "StoreLost", *RETURNED):
         yield f"```text\n{name}{signature_of(thing)}\n```\n"
     yield prose(thing) + "\n"
     if inspect.isclass(thing) and name != "Settings":

@@ -13,8 +13,8 @@ from pathlib import Path
 from rlm_obs._budgets.store import StoreLost
 from rlm_obs.errors import StoreError
 
-#: How long another process or thread is waited for: less than a call waits for the store.
-TIMEOUT_S = 1.0
+#: How long another thread is waited for, and then another process: together less than a call waits for the store.
+TIMEOUT_S = 0.8
 VERSION = 1
 APPLICATION = 0x726C6D62  # "rlmb", so that no other program's file is taken for ours
 SCHEMA = (

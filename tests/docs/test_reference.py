@@ -16,6 +16,7 @@ import click
 import pytest
 
 import rlm_obs
+import rlm_obs.stores
 import rlm_obs.testing
 from rlm_obs import _attributes, _cli, _settings, errors
 from rlm_obs._plugins import loaded
@@ -89,7 +90,7 @@ def test_hook_examples_exist() -> None:
 def test_public_names() -> None:
     """Each public name stands on the page of names or on that of errors, once; no other does."""
     assert sorted([*headings("api.md", 3), *headings("errors.md")]) == sorted(
-        [*rlm_obs.__all__, *rlm_obs.testing.__all__]
+        [*rlm_obs.__all__, *rlm_obs.testing.__all__, *rlm_obs.stores.__all__]
     )
 
 
