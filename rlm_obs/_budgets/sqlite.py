@@ -36,8 +36,7 @@ class SqliteStore:
         with self._file.writing() as file:
             held = self._limits(file, budget)
             changes = held.declare(limits, on_change, who, self._tick(file))
-            if changes or not self._is_declared(file, budget):
-                self._keep_limits(file, held)
+            self._keep_limits(file, held)
             for change in changes:
                 self._log(file, change)
 

@@ -1,6 +1,6 @@
 """Processes that use one SQLite store in the worst ways; each program prints what it knows to be true, as JSON.
 
-python hammer.py many|killed|forked|held PATH [SEED]
+python hammer.py many|killed|forked|held|held-open PATH [SEED]
 """
 
 from __future__ import annotations
@@ -115,14 +115,15 @@ def forked(path: str) -> None:
     )
 
 
-def held(path: str) -> None:
+def held(path: str, *, is_open: bool) -> None:
     """Fork while another thread does not let go of the store; prints what parent and child get of it."""
     store = SqliteStore(path, timeout_s=0.05)
-    store.once(USD, "opened")
+    if is_open:
+        store.once(USD, "opened")
     holding, over = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with store._file.writing():
+        with store._file._alone():
             holding.set()
             over.wait()
 
@@ -151,5 +152,7 @@ if __name__ == "__main__":
         many(SqliteStore(where, timeout_s=60.0))
     elif how == "killed":
         killed(where, int(sys.argv[3]))
+    elif how == "forked":
+        forked(where)
     else:
-        {"forked": forked, "held": held}[how](where)
+        held(where, is_open=how == "held-open")

@@ -93,9 +93,10 @@ def test_fork(tmp_path: Path) -> None:
 
 
 @forks
-def test_fork_in_the_middle(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["held", "held-open"])
+def test_fork_in_the_middle(tmp_path: Path, how: str) -> None:
     """Where a thread does not let go of the store for a fork, the child gets a clear error, the parent its store."""
-    told = said(start("held", str(tmp_path / "budgets.db")))
+    told = said(start(how, str(tmp_path / "budgets.db")))
     assert told["child"].startswith("StoreError")
     assert "the process was forked while it was in use" in told["child"]
     assert told["parent"] is True
