@@ -21,7 +21,7 @@ from rlm_obs._budgets.runaway import Guards
 from rlm_obs._budgets.sharing import Terms, keeper_of
 from rlm_obs._budgets.store import Store
 from rlm_obs._budgets.windows import Window
-from rlm_obs._plugins import gates, loaded
+from rlm_obs._plugins import gates
 from rlm_obs._record import Record, Request, dollars
 from rlm_obs._report import Balance, CostReport
 from rlm_obs.errors import BudgetExceeded, ConfigError, amount_of, money
@@ -134,7 +134,7 @@ class CostTracker(Budget):
             if not given:
                 raise ConfigError("store=… shares a budget: give it a limit, such as budget_usd=10")
             terms = Terms(
-                keeper_of(store, loaded().collect("register_budget_stores")),
+                keeper_of(store),
                 name,
                 {(unit, ""): limit for unit, limit in given.items()},
                 lambda unit, key: None if own is None or not key else own(key).get(unit),

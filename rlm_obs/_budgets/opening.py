@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Callable
 
 from rlm_obs._budgets.store import Store
 from rlm_obs._plugins import loaded
@@ -19,6 +21,11 @@ def open_store(url: str) -> Store:
 
     Raises ConfigError for what is no URL, for a scheme that no plugin offers, and where the plugin says that it is wrong.
     """
+    return opener(url)()
+
+
+def opener(url: str) -> Callable[[], Store]:
+    """Return what opens the store at `url`. Raises ConfigError for what is no URL, and a scheme that no plugin offers."""
     found = SCHEME.match(url) if isinstance(url, str) else None
     if found is None:
         raise ConfigError('store: give a URL such as "sqlite:///budgets.db", "memory://name" or "redis://host:6379/0"')
@@ -26,5 +33,4 @@ def open_store(url: str) -> Store:
     if scheme not in offered:
         missing = f"; pip install {ELSEWHERE[scheme]}" if scheme in ELSEWHERE else near(scheme, offered)
         raise ConfigError(f"store: no plugin offers {scheme}://{missing}")
-    store: Store = offered[scheme](url)
-    return store
+    return functools.partial(offered[scheme], url)

@@ -11,12 +11,12 @@ from concurrent.futures import TimeoutError as Late
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from rlm_obs import _guard
 from rlm_obs._budgets.account import Account
 from rlm_obs._budgets.keeper import Keeper
 from rlm_obs._budgets.lease import Lease
+from rlm_obs._budgets.opening import opener
 from rlm_obs._budgets.store import AccountId, LimitConflict, OnChange, Store
 from rlm_obs.errors import ConfigError
 
@@ -71,6 +71,8 @@ class Terms:
             ) from None
         except Late:
             self.say_down(TimeoutError(f"no answer within {self.timeout_s:g} s"))
+        except ConfigError:
+            raise  # its URL is wrong, which no waiting puts right
         except Exception as error:
             self.say_down(error)
 
@@ -119,7 +121,7 @@ _keepers: dict[str, Keeper] = {}
 _lock = threading.Lock()
 
 
-def keeper_of(store: str | Store, offered: Mapping[str, Callable[[str], Store]]) -> Keeper:
+def keeper_of(store: str | Store) -> Keeper:
     """Return the keeper of a store, given by URL or as an object; one per URL and process.
 
     Raises ConfigError for a URL whose scheme no plugin offers; the URL itself is never shown, it may hold a password.
@@ -135,18 +137,10 @@ def keeper_of(store: str | Store, offered: Mapping[str, Callable[[str], Store]])
             found = Keeper(lambda: given)
             given._rlm_obs_keeper = found
         return found
-    scheme = urlsplit(store).scheme
-    if scheme not in offered:
-        from rlm_obs._settings import near
-
-        hint = near(scheme, offered) if offered else ""
-        raise ConfigError(
-            f"store: no budget store is installed for {scheme + '://…' if scheme else 'a text without a scheme'!r}{hint}"
-        )
-    factory = offered[scheme]
+    open_it = opener(store)
     with _lock:
         if store not in _keepers:
-            _keepers[store] = Keeper(lambda: factory(store))
+            _keepers[store] = Keeper(open_it)
         return _keepers[store]
 
 

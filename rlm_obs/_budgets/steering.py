@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import getpass
-import socket
-from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 from rlm_obs._budgets.opening import open_store
+from rlm_obs._budgets.sharing import whose
 from rlm_obs._budgets.store import UNITS, AccountId, Change, State, Store, plain
 from rlm_obs._record import dollars
 from rlm_obs.errors import ConfigError
@@ -109,7 +107,7 @@ class Budgets:
         if account.unit not in UNITS:
             raise ConfigError(f"unit={account.unit!r}: there is {', '.join(map(repr, UNITS))}")
         try:
-            state = self._store.change(account, what, amount, myself() if who is None else who)
+            state = self._store.change(account, what, amount, whose() if who is None else who)
         except KeyError:
             known = sorted({one.budget for one in self._store.accounts()})
             raise ConfigError(
@@ -141,14 +139,6 @@ def open_budgets(url: str) -> Budgets:
     Raises ConfigError for a URL that no plugin can open. Nothing is created by looking.
     """
     return Budgets(open_store(url))
-
-
-def myself() -> str:
-    """Return user@host, for the audit log."""
-    user = "unknown"
-    with suppress(OSError, KeyError, ImportError):  # a container's user often has no name
-        user = getpass.getuser()
-    return f"{user}@{socket.gethostname()}"
 
 
 def _amount(value: object, unit: str, name: str) -> Decimal:

@@ -96,6 +96,14 @@ def test_what_cannot_be_opened(url: str, said: str) -> None:
     assert caught.value.__cause__ is caught.value.__context__ is None
 
 
+@pytest.mark.parametrize("url", ["sqlite://hunter2.db", "memory://", "postgres://ann:hunter2@host/db", "hunter2"])
+def test_a_tracker_of_a_wrong_url(url: str) -> None:
+    """A tracker with a wrong URL is a ConfigError where it is made, not a budget whose calls are refused later."""
+    with pytest.raises(rlm_obs.ConfigError, match="store: ") as caught:
+        rlm_obs.CostTracker(budget_usd=1, store=url)
+    assert "hunter2" not in str(caught.value)
+
+
 class Offering:
     """A plugin that offers a store."""
 
