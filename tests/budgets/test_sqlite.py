@@ -197,6 +197,8 @@ from rlm_obs import StoreError
 from rlm_obs._budgets.sqlite import SqliteStore
 from rlm_obs.stores import AccountId
 store = SqliteStore(sys.argv[1])
+store.read(AccountId("b"))  # whatever is imported late may be out of reach afterwards
+store.close()
 if os.getuid() == 0:
     os.seteuid(65534)
 try:
