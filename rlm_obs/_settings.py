@@ -57,9 +57,7 @@ class Settings(BaseSettings):
     budget_usd: Decimal | None = Field(
         default=None, description="A budget for all calls of the process, in US dollars."
     )
-    budget_store: SecretStr | None = Field(
-        default=None, description="The URL of the budget store that `rlm-obs budget` looks into."
-    )
+    budget_store: SecretStr | None = Field(default=None, description="The URL of the store for `rlm-obs budget`.")
     alert_threshold: float = Field(default=0.8, gt=0, le=1, description="The share of a budget at which it alerts.")
     unknown_price: str = Field(
         default="block",

@@ -40,6 +40,7 @@ FIELDS: dict[str, tuple[str, str, Any, Any, Any]] = {
     "threads": ("0", "false", False, True, True),
     "propagate": ("provider", '"provider"', "provider", "never", "never"),
     "baggage": ("a,b", '["a", "b"]', ("a", "b"), "c", ("c",)),
+    "budget_store": ("memory://a", '"memory://a"', "memory://a", "memory://b", "memory://b"),
     "file_path": ("calls.jsonl", '"calls.jsonl"', Path("calls.jsonl"), "x", Path("x")),
     "langfuse_public_key": ("pk-1", '"pk-1"', "pk-1", "pk-2", "pk-2"),
     "langfuse_secret_key": ("sk-1", '"sk-1"', "sk-1", "sk-2", "sk-2"),
