@@ -200,15 +200,16 @@ class Desk:
         """Go through the line from its head; who still has to wait keeps the later ones off the same money."""
         blocked: set[Account] = set()
         for waiting in list(self._line):
-            behind = not blocked.isdisjoint(waiting.accounts)
+            wanted = _wanted(waiting.need, waiting.accounts)
+            behind = not blocked.isdisjoint(wanted)
             if behind and not self._is_waited_for(waiting.accounts, waiting.owner):
-                blocked.update(waiting.accounts)  # nobody overtakes it on the rest of its money either
+                blocked.update(wanted)  # nobody overtakes it on the rest of its money either
                 continue
             tokens, refusal = self._judge(waiting.need, waiting.accounts, waiting.owner)
             if tokens is None and refusal is None:
                 asked = any(a.lease is not None and a.lease.pending_since is not None for a in waiting.accounts)
                 if not waiting.brief or asked:
-                    blocked.update(waiting.accounts)
+                    blocked.update(wanted)
                     continue
                 refusal = refusals.in_event_loop(waiting.need, self._short(waiting.need, waiting.accounts))
             del self._line[waiting]
@@ -293,10 +294,10 @@ class Desk:
 
     def _is_behind(self, need: Need, accounts: tuple[Account, ...], owner: Owner) -> bool:
         """Tell whether a call has to stand behind others: it wants the same money, and none of them waits for it."""
-        mine = {account for account in accounts if account.binds(need) and need.most_of(account.unit)}
-        if self._is_waited_for(accounts, owner):
+        mine = _wanted(need, accounts)
+        if not mine or self._is_waited_for(accounts, owner):
             return False
-        return any(not mine.isdisjoint(w.accounts) for w in self._line)
+        return any(not mine.isdisjoint(_wanted(w.need, w.accounts)) for w in self._line)
 
     @staticmethod
     def _is_waited_for(accounts: tuple[Account, ...], owner: Owner) -> bool:
@@ -313,6 +314,11 @@ class Desk:
         """Start anew in a forked child: its parent's calls in flight are not its own."""
         self.lock = threading.Lock()
         self._line.clear()
+
+
+def _wanted(need: Need, accounts: tuple[Account, ...]) -> set[Account]:
+    """Return the accounts of which a call wants something that may not be there: who only counts it keeps nobody waiting."""
+    return {account for account in accounts if account.binds(need) and need.most_of(account.unit)}
 
 
 desk = Desk()

@@ -60,6 +60,11 @@ def held(desk: Desk, account: Account, most: str, label: str = "other") -> Hold:
     return hold
 
 
+def limited(waiting: Waiting) -> set[Account]:
+    """Return the accounts that a call waits for: one that only counts keeps nobody waiting."""
+    return {account for account in waiting.accounts if account.limit is not None}
+
+
 class DeskMachine(RuleBasedStateMachine):
     """However holds, settlements, waits, give-ups and limits interleave: never over, held in all or none, first come first
     served, nobody forgotten."""
@@ -98,7 +103,8 @@ class DeskMachine(RuleBasedStateMachine):
         wants = Need(None if late else least, most, 1000, lowerable, free=not most, find_least=lambda: least)
         accounts = tuple(self.accounts[n] for n in sorted(which))
         before = [(a.spent, a.held) for a in self.accounts]
-        in_line = [w for w in self.waiting if not set(w.accounts).isdisjoint(accounts)]
+        scarce = {account for account in accounts if account.limit is not None}
+        in_line = [w for w in self.waiting if not scarce.isdisjoint(w.accounts)]
         run = (lambda work: work()) if mine else elsewhere
         try:
             found = run(lambda: self.desk.ask(wants, accounts, "call", may_wait=may_wait))
@@ -163,9 +169,9 @@ class DeskMachine(RuleBasedStateMachine):
         for place, waiting in enumerate(self.waiting):
             if waiting.hold is not None:
                 ahead = [w for w in self.waiting[:place] if w.hold is None and w.refusal is None]
-                assert self.is_waited_for(waiting) or all(
-                    set(w.accounts).isdisjoint(waiting.accounts) for w in ahead
-                ), "served before its turn"
+                assert self.is_waited_for(waiting) or all(limited(w).isdisjoint(limited(waiting)) for w in ahead), (
+                    "served before its turn"
+                )
                 self.live.append(waiting.hold)
         self.waiting = [w for w in self.waiting if w.hold is None and w.refusal is None]
 
@@ -189,7 +195,7 @@ class DeskMachine(RuleBasedStateMachine):
         self.take_granted()
         wanted: set[str] = set()
         for waiting in self.waiting:
-            mine = {a.name for a in waiting.accounts}
+            mine = {a.name for a in limited(waiting)}
             if wanted.isdisjoint(mine) or self.is_waited_for(waiting):  # nobody stands before it
                 limits = [(a, a.limit - a.spent) for a in waiting.accounts if a.limit is not None]
                 assert all(left > 0 for _, left in limits), "its money is spent, and nobody told it"
@@ -664,3 +670,16 @@ async def test_no_wake_up_is_lost_among_tasks() -> None:
     assert all(t.cancelled() or t.exception() is None for t in tasks)
     assert not account.held
     assert not account.holds
+
+
+def test_a_count_that_all_share_keeps_nobody_waiting() -> None:
+    """A call that waits for one budget does not stop calls under another, though one book counts them all."""
+    desk, program, tight, wide = Desk(), Account("program", None), Account("tight", ONE), Account("wide", ONE)
+    holder = elsewhere(lambda: desk.ask(need("0.9"), (program, tight), "holder", may_wait=True))
+    assert isinstance(holder, Hold)
+    waiting = elsewhere(lambda: desk.ask(need("0.5"), (program, tight), "waiter", may_wait=True))
+    assert isinstance(waiting, Waiting)
+    assert isinstance(elsewhere(lambda: desk.ask(need("0.5"), (program, wide), "free", may_wait=True)), Hold)
+    assert isinstance(elsewhere(lambda: desk.ask(need("0.5"), (program,), "freer", may_wait=True)), Hold)
+    desk.settle(holder, Decimal("0.1"))
+    assert waiting.wait(1).amount == Decimal("0.5")
