@@ -190,14 +190,9 @@ def instrument(
     )
     if chosen.flush_on_sigterm and threading.current_thread() is not threading.main_thread():
         raise ConfigError("flush_on_sigterm: only the main thread can set a signal handler: call instrument() there")
-    tracker = CostTracker(
-        chosen.budget_usd,
-        alert_threshold=chosen.alert_threshold,
-        name="program",
-        unknown_price=chosen.unknown_price,
-    )
     with _lock:
         made_runtime = runtime(chosen)
+        tracker = _program_budget(chosen)
         tracer = _tracer(exporters, tracer_provider, chosen)  # what is wrong is said before anything is replaced
         if _active is not None:
             _active.uninstrument()
@@ -210,6 +205,20 @@ def instrument(
         _plainly = InForce(made_runtime, tracer, (tracker,), (), {})
         _active = _last = made
         return made
+
+
+def _program_budget(chosen: Settings) -> CostTracker:
+    """Return the budget of all calls: this process's own, or the one that the processes of a service share in a store."""
+    store = chosen.budget_store if chosen.budget_usd is not None else None
+    return CostTracker(
+        chosen.budget_usd,
+        alert_threshold=chosen.alert_threshold,
+        name="program" if store is None or not chosen.service_name else chosen.service_name,
+        window=chosen.budget_window,
+        time_zone=chosen.budget_time_zone,
+        unknown_price=chosen.unknown_price,
+        store=None if store is None else store.get_secret_value(),
+    )
 
 
 def _tracer(

@@ -57,7 +57,17 @@ class Settings(BaseSettings):
     budget_usd: Decimal | None = Field(
         default=None, description="A budget for all calls of the process, in US dollars."
     )
-    budget_store: SecretStr | None = Field(default=None, description="The URL of the store for `rlm-obs budget`.")
+    budget_window: Literal["hour", "day", "week", "month"] | None = Field(
+        default=None,
+        description="The window of that budget; unset is for as long as the process runs, or the store keeps it.",
+    )
+    budget_time_zone: str = Field(
+        default="UTC", description="The time zone in which its windows begin, such as Europe/Berlin."
+    )
+    budget_store: SecretStr | None = Field(
+        default=None,
+        description="The URL of the store that shares that budget under the service's name, and that `rlm-obs budget` reads.",
+    )
     alert_threshold: float = Field(default=0.8, gt=0, le=1, description="The share of a budget at which it alerts.")
     unknown_price: str = Field(
         default="block",

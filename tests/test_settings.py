@@ -17,6 +17,8 @@ from rlm_obs._settings import _names, read_settings
 FIELDS: dict[str, tuple[str, str, Any, Any, Any]] = {
     "exporters": ("console, file", '["console", "file"]', ("console", "file"), ["file"], ("file",)),
     "budget_usd": ("2.50", '"2.50"', Decimal("2.50"), 0.1, Decimal("0.1")),
+    "budget_window": ("day", '"day"', "day", "month", "month"),
+    "budget_time_zone": ("Asia/Tokyo", '"Asia/Tokyo"', "Asia/Tokyo", "UTC", "UTC"),
     "alert_threshold": ("0.5", "0.5", 0.5, 0.9, 0.9),
     "unknown_price": ("warn", '"warn"', "warn", 2.5, "2.5"),
     "service_name": ("shop", '"shop"', "shop", "other", "other"),

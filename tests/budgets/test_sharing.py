@@ -11,11 +11,13 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import time_machine
 from openai import AsyncOpenAI
 
 import rlm_obs
@@ -23,7 +25,7 @@ from rlm_obs import BudgetExceeded, ConfigError, CostTracker
 from rlm_obs._budgets.memory import MemoryStore
 from rlm_obs._budgets.store import AccountId, Message, Reply, State
 from rlm_obs.testing import FakeOpenAI, fake_openai
-from tests.budgets.conftest import EACH, HELLO, connected
+from tests.budgets.conftest import EACH, HELLO, PRICES, connected
 
 ROOT = Path(__file__).parents[2]
 Chat = Callable[..., Any]
@@ -32,8 +34,8 @@ Chat = Callable[..., Any]
 class Counted(MemoryStore):
     """A store that counts its round trips, and sees that no answer promises more than there is."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        super().__init__(clock)
         self.trips = 0
         self.down: Exception | None = None
         self.gate = threading.Event()
@@ -351,6 +353,52 @@ def test_a_store_that_was_down_when_the_program_began(counted: Counted, chat: Ch
     with tracker:
         chat()
     assert counted.read(AccountId("later")).limit == 50 * EACH  # type: ignore[union-attr]
+
+
+def test_a_clock_that_jumps_changes_nothing(chat: Chat) -> None:
+    """The machine's clock is set forth and back: the window stays the store's, and no share is spent beyond its time."""
+    noon = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
+    counted = Counted(clock=noon.timestamp)
+    with time_machine.travel(noon, tick=False) as clock:
+        tracker = CostTracker(20 * EACH, name="jumps", store=counted, window="day")
+        with tracker:
+            chat()
+            clock.move_to(noon + timedelta(days=3))
+            trips = counted.trips
+            chat()
+            assert counted.trips > trips  # the lease was over by that clock, so the store was asked
+            clock.move_to(noon - timedelta(days=300))
+            chat()
+    windows = {a.window for a in counted.accounts("jumps")}
+    assert windows == {"day:2026-11-25@UTC"}
+    assert tracker.spent == 3 * EACH
+
+
+def test_a_program_shares_its_budget_by_settings(counted: Counted, server: FakeOpenAI) -> None:
+    """`budget_store` and `budget_window` make the budget of `instrument()` one of all processes of the service."""
+    given = {
+        "budget_store": "memory://by-settings",
+        "budget_window": "day",
+        "budget_time_zone": "Asia/Tokyo",
+        "prices": PRICES,
+    }
+    with (
+        rlm_obs.instrument(exporters=[], budget_usd=2 * EACH, service_name="shop", settings=given),
+        connected(server) as client,
+    ):
+        client.chat.completions.create(model="chatty", messages=HELLO, max_tokens=9)
+        with pytest.raises(BudgetExceeded) as raised:
+            client.chat.completions.create(model="chatty", messages=HELLO, max_tokens=9)
+        assert raised.value.budget == "shop"
+    with (
+        rlm_obs.instrument(exporters=[], budget_usd=2 * EACH, service_name="shop", settings=given),
+        connected(server) as client,
+    ):
+        with pytest.raises(BudgetExceeded):
+            client.chat.completions.create(model="chatty", messages=HELLO, max_tokens=9)
+    (account,) = _opened("memory://by-settings").accounts("shop")
+    assert account.window.endswith("@Asia/Tokyo")
+    assert len(server.billed) == 1
 
 
 # Several processes on SQLite
