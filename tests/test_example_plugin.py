@@ -41,14 +41,21 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return installed(EXAMPLE, tmp_path_factory)
 
 
-def run(site: Path, *command: str, folder: Path, **variables: str) -> str:
-    """Run a Python command with the plugin installed beside what is installed already."""
+def started(site: Path, *command: str, folder: Path, **variables: str) -> subprocess.Popen[str]:
+    """Start a Python command with the plugin installed beside what is installed already."""
     environment = {**os.environ, "PYTHONPATH": str(site), **variables}
-    done = subprocess.run(
-        [sys.executable, *command], env=environment, cwd=folder, capture_output=True, text=True, timeout=120
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [sys.executable, *command], env=environment, cwd=folder, stdout=pipe, stderr=pipe, text=True
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+
+
+def run(site: Path, *command: str, folder: Path, **variables: str) -> str:
+    """Run a Python command with the plugin installed, to its end."""
+    process = started(site, *command, folder=folder, **variables)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, out + err
+    return out
 
 
 def script(site: Path, *arguments: str, folder: Path, **variables: str) -> str:
