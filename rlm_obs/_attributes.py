@@ -5,11 +5,13 @@ Names are OpenTelemetry's GenAI semantic conventions (November 2026) where they 
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from rlm_obs._record import Cost, Record, Request, Usage
 
@@ -30,6 +32,8 @@ OUTPUT_MESSAGES = "gen_ai.output.messages"
 INSTRUCTIONS = "gen_ai.system_instructions"
 TOOL_DEFINITIONS = "gen_ai.tool.definitions"
 DIMENSIONS = "gen_ai.embeddings.dimension.count"
+CONVERSATION = "gen_ai.conversation.id"
+TOKEN_TYPE = "gen_ai.token.type"  # noqa: S105
 API_TYPE = "openai.api.type"
 REQUEST_TIER = "openai.request.service_tier"
 RESPONSE_TIER = "openai.response.service_tier"
@@ -70,6 +74,11 @@ USAGE_PREFIX = "rlm_obs.usage."
 TOOL_PREFIX = "rlm_obs.usage.tool_calls."
 ALSO = "rlm_obs.usage.also"
 CHARGED = "rlm_obs.usage.charged_usd"
+RETRIES = "rlm_obs.retries"
+CHUNKS = "rlm_obs.response.chunks"
+TOOL_CALLS = "rlm_obs.response.tool_calls"
+TOKENS_PER_S = "rlm_obs.response.tokens_per_second"
+LIMIT_PREFIX = "rlm_obs.rate_limit."
 CLAMPED = "rlm_obs.clamped_output_tokens"
 SWITCHED_FROM = "rlm_obs.switched_from_model"
 WAITED = "rlm_obs.budget.waited_s"
@@ -85,9 +94,21 @@ PARAMS = {
     "frequency_penalty": "gen_ai.request.frequency_penalty",
     "presence_penalty": "gen_ai.request.presence_penalty",
     "n": "gen_ai.request.choice.count",
+    "stop": "gen_ai.request.stop_sequences",
+    "encoding_format": "gen_ai.request.encoding_formats",
     "service_tier": REQUEST_TIER,
     "dimensions": DIMENSIONS,
 }
+#: Endpoint -> which of OpenAI's APIs it is, and what it makes where no format was asked for.
+API_TYPES = {"/chat/completions": "chat_completions", "/responses": "responses"}
+OUTPUT_TYPES = {
+    "/images/generations": "image",
+    "/images/edits": "image",
+    "/images/variations": "image",
+    "/audio/speech": "speech",
+}
+#: The type of the format that was asked for -> what comes out.
+FORMATS = {"text": "text", "json_object": "json", "json_schema": "json"}
 #: Recorded content, by the names that redactors know -> its attribute.
 CONTENT = {
     "input": INPUT_MESSAGES,
@@ -132,10 +153,40 @@ def of_request(request: Request, into: dict[str, Any]) -> None:
         into[REQUEST_MODEL] = request.model
     if request.streamed:
         into[STREAM] = True
+    endpoint = request.endpoint
+    if endpoint in API_TYPES:
+        into[API_TYPE] = API_TYPES[endpoint]
+    elif endpoint in OUTPUT_TYPES:
+        into[OUTPUT_TYPE] = OUTPUT_TYPES[endpoint]
+    into.update(server_of(request.base_url))
     for name, value in request.params.items():
         attribute = PARAMS.get(name)
         if attribute is not None:
             into[attribute] = value
+        elif name == "response_format" and value in FORMATS:
+            into[OUTPUT_TYPE] = FORMATS[value]
+
+
+@functools.lru_cache(maxsize=256)
+def server_of(base_url: str) -> Mapping[str, Any]:
+    """Return the host and the port of a base URL as attributes; none where it names no host."""
+    try:
+        parts = urlsplit(base_url)
+        port = parts.port or {"https": 443, "http": 80}.get(parts.scheme)
+    except ValueError:
+        return {}
+    known = {ADDRESS: parts.hostname, PORT: port}
+    return {name: value for name, value in known.items() if value is not None} if parts.hostname else {}
+
+
+def rate_limits(headers: Mapping[str, str]) -> dict[str, Any]:
+    """Return what an answer's headers say of rate limits: `x-ratelimit-remaining-tokens` is `….remaining_tokens`."""
+    found: dict[str, Any] = {}
+    for name, value in headers.items():
+        _, sign, what = name.lower().partition("ratelimit-")
+        if sign and what:
+            found[LIMIT_PREFIX + what.replace("-", "_")] = int(value) if value.isdecimal() else value
+    return found
 
 
 def of_usage(usage: Usage, into: dict[str, Any]) -> None:
@@ -180,6 +231,8 @@ def of_record(record: Record, into: dict[str, Any]) -> None:
             into[attribute] = value
     if record.usage is not None:
         of_usage(record.usage, into)
+    if record.tokens_per_second is not None:
+        into[TOKENS_PER_S] = record.tokens_per_second
     if record.cost is not None:
         of_cost(record.cost, into)
 
@@ -238,7 +291,7 @@ def _cost_of(said: Mapping[str, Any]) -> Cost | None:
 
 def users_own(said: Mapping[str, Any]) -> dict[str, Any]:
     """Return the attributes that are the user's: all that neither we nor the conventions spell for a call."""
-    return {k: v for k, v in said.items() if is_users(k)} | {k: said[k] for k in KEPT if k in said}
+    return {k: v for k, v in said.items() if is_users(k) or k in KEPT or k.startswith(LIMIT_PREFIX)}
 
 
 def is_users(name: str) -> bool:
@@ -248,7 +301,7 @@ def is_users(name: str) -> bool:
 
 #: Words of the conventions that only the user can say.
 SAID_BY_USERS = (
-    "gen_ai.conversation.id",
+    CONVERSATION,
     "gen_ai.agent.id",
     "gen_ai.agent.name",
     "gen_ai.workflow.name",
@@ -256,17 +309,22 @@ SAID_BY_USERS = (
     "gen_ai.prompt.version",
 )
 #: Facts about a call that a record carries under `attributes`, since no field of it says them.
-KEPT = (
-    RESPONSE_ID,
-    FINISH_REASONS,
-    HTTP_STATUS,
-    CLAMPED,
-    SWITCHED_FROM,
-    WAITED,
-    OPERATIONS,
-    FINGERPRINT,
-    ADDRESS,
-    PORT,
+KEPT = frozenset(
+    {
+        RESPONSE_ID,
+        FINISH_REASONS,
+        HTTP_STATUS,
+        CLAMPED,
+        SWITCHED_FROM,
+        WAITED,
+        OPERATIONS,
+        FINGERPRINT,
+        ADDRESS,
+        PORT,
+        RETRIES,
+        CHUNKS,
+        TOOL_CALLS,
+    }
 )
 _NOT_THE_USERS = ("gen_ai.", "rlm_obs.", "openai.")
 _CALLS_OWN = frozenset({ADDRESS, PORT, ERROR_TYPE, HTTP_STATUS})

@@ -63,6 +63,10 @@ class Answer:
     http_status: int | None = None
     error: str | None = None
     streamed_tokens: int = 0
+    chunks: int | None = None
+    tool_calls: int | None = None
+    retries: int | None = None
+    limits: Mapping[str, Any] | None = None
     captures: bool = False
     content: Any = None
 
@@ -432,7 +436,16 @@ class Call:
     def _facts(self) -> dict[str, Any]:
         """Return what a record says beside its fields: the user's attributes, and the rest of what the answer told."""
         answer, hold = self.answer, self._hold
-        facts: dict[str, Any] = dict(self.request.attributes)
+        facts: dict[str, Any] = {**names.server_of(self.request.base_url), **self.request.attributes}
+        if answer.limits:
+            facts.update(answer.limits)
+        for attribute, count in (
+            (names.RETRIES, answer.retries),
+            (names.CHUNKS, answer.chunks),
+            (names.TOOL_CALLS, answer.tool_calls),
+        ):
+            if count is not None:
+                facts[attribute] = count
         if answer.response_id is not None:
             facts[names.RESPONSE_ID] = answer.response_id
         if answer.finish_reasons:

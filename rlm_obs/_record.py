@@ -41,7 +41,8 @@ class Request:
 
     `provider` and `operation` are spelled as in OpenTelemetry's GenAI conventions ("openai", "chat"); `endpoint` is the
     path below the version ("/chat/completions"); `params` are the scalar parameters as sent (`max_completion_tokens`,
-    `temperature`, `service_tier`, …); `attributes` are the user's own, from the context of the call.
+    `temperature`, `service_tier`, …), `stop` as a tuple and of `response_format` its type; `attributes` are the user's
+    own, from the context of the call.
     """
 
     provider: str
@@ -198,6 +199,13 @@ class Record:
     def cost_usd(self) -> Decimal | None:
         """US dollars, or None where the price or the usage is unknown."""
         return None if self.cost is None else self.cost.total
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Output tokens per second: of a stream from its first chunk on, else over the whole call; None where unknown."""
+        tokens = None if self.usage is None else self.usage.output_tokens
+        seconds = self.duration_s - (self.time_to_first_chunk_s or 0.0)
+        return tokens / seconds if tokens and seconds > 0 else None
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dict of what is known: amounts as strings, times in ISO 8601."""

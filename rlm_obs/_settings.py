@@ -103,6 +103,9 @@ class Settings(BaseSettings):
         default=(),
         description='Regular expressions of your own whose matches are taken out too: ["ACME-[0-9]{6}"].',
     )
+    rate_limits: bool = Field(
+        default=False, description="Put what an answer's headers say of rate limits on records and spans."
+    )
     prices: Path | dict[str, dict[str, Decimal | str]] | None = Field(
         default=None, description="Your own prices: a TOML or JSON file, or a mapping; US dollars per million tokens."
     )

@@ -27,6 +27,7 @@ FIELDS: dict[str, tuple[str, str, Any, Any, Any]] = {
     "content_limit": ("500", "500", 500, 0, 0),
     "redact": ("keys, email", '["keys", "email"]', ("keys", "email"), "card", ("card",)),
     "redact_patterns": ('["A,[0-9]"]', '["A,[0-9]"]', ("A,[0-9]",), ["b"], ("b",)),
+    "rate_limits": ("on", "true", True, False, False),
     "prices": (
         '{"m": {"input": 1, "output": 4}}',
         "{ m = { input = 1, output = 4 } }",

@@ -32,7 +32,9 @@ def of_request(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def of_answer(answer: Any) -> list[dict[str, Any]] | None:
     """Return the messages of an answer: one for each choice, or for a whole response, a picture, a transcript."""
-    said = answer if isinstance(answer, Mapping) else answer.to_dict() if hasattr(answer, "to_dict") else {}
+    said = (
+        answer if isinstance(answer, Mapping) else answer.to_dict(warnings=False) if hasattr(answer, "to_dict") else {}
+    )
     if isinstance(said.get("choices"), list):
         return [_choice(choice) for choice in said["choices"] if isinstance(choice, Mapping)]
     if isinstance(said.get("output"), list):

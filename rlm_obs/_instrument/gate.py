@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,6 +11,7 @@ import wrapt
 from opentelemetry import context as otel
 
 from rlm_obs import _guard, _runtime
+from rlm_obs._attributes import rate_limits
 from rlm_obs._call import Answer, Call, Needs
 from rlm_obs._instrument.watch import Watch, leaving
 from rlm_obs._record import Request
@@ -74,18 +76,28 @@ class Reader(Protocol):
         """Tell whether an event carries the usage and nothing for the user."""
 
 
+#: The call whose request is just being made here: its response is seen before the SDK parses it.
+_now: ContextVar[Passing | None] = ContextVar("rlm_obs_passing", default=None)
+#: Where the SDK hands over a response, with the count of its retries: `request` itself gives neither away.
+HANDS_OVER = "_process_response"
+
+
 @dataclass(slots=True)
 class Patch:
-    """One patched class: what stood there before us (None: nothing of its own), our wrapper, whether it is on."""
+    """One patched method: what stood there before us (None: nothing of the class's own), our wrapper, whether it is on."""
 
     cls: type
+    name: str
     own: Any
     wrapper: Any = None
     on: bool = True
 
 
 class Gate:
-    """Patches `request` of the classes of one SDK; `uninstall` leaves each class exactly as it was."""
+    """Patches `request` of the classes of one SDK; `uninstall` leaves each class exactly as it was.
+
+    Where the SDK has the method, `_process_response` too, which tells the headers and the retries of a parsed answer.
+    """
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
@@ -95,10 +107,14 @@ class Gate:
         """Wrap `cls.request`; a second time it does nothing."""
         if any(patch.cls is cls for patch in self._patches):
             return
-        patch = Patch(cls, cls.__dict__.get("request"))
-        through = self._request_async if awaits else self._request
-        patch.wrapper = wrapt.FunctionWrapper(cls.request, through, enabled=lambda: patch.on)  # type: ignore[attr-defined]
-        setattr(cls, "request", patch.wrapper)  # noqa: B010
+        self._wrap(cls, "request", self._request_async if awaits else self._request)
+        if hasattr(cls, HANDS_OVER):
+            self._wrap(cls, HANDS_OVER, _handed_over)
+
+    def _wrap(self, cls: type, name: str, through: Callable[..., Any]) -> None:
+        patch = Patch(cls, name, cls.__dict__.get(name))
+        patch.wrapper = wrapt.FunctionWrapper(getattr(cls, name), through, enabled=lambda: patch.on)
+        setattr(cls, name, patch.wrapper)
         self._patches.append(patch)
 
     def uninstall(self) -> None:
@@ -109,13 +125,13 @@ class Gate:
         while self._patches:
             patch = self._patches.pop()
             patch.on = False
-            outer = patch.cls.__dict__.get("request")
+            outer = patch.cls.__dict__.get(patch.name)
             if outer is not patch.wrapper:
                 _take_from_under(outer, patch.wrapper)
             elif patch.own is None:
-                delattr(patch.cls, "request")
+                delattr(patch.cls, patch.name)
             else:
-                setattr(patch.cls, "request", patch.own)  # noqa: B010
+                setattr(patch.cls, patch.name, patch.own)
 
     def _request(self, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         holds = _runtime.in_force()
@@ -134,13 +150,16 @@ class Gate:
             context = call.start()
             args, kwargs = passing.sent(args, kwargs, context)
             token = None if context is None else otel.attach(context)
+            now = _now.set(passing)
             try:
                 result = wrapped(*args, **kwargs)
             finally:
+                _now.reset(now)
                 if token is not None:
                     otel.detach(token)
             passing.answered(result)
         except BaseException as error:
+            _guard.guarded("gate", passing.failed, error)
             call.fail(error)
             raise
         return result
@@ -164,13 +183,16 @@ class Gate:
             context = call.start()
             args, kwargs = passing.sent(args, kwargs, context)
             token = None if context is None else otel.attach(context)
+            now = _now.set(passing)
             try:
                 result = await wrapped(*args, **kwargs)
             finally:
+                _now.reset(now)
                 if token is not None:
                     otel.detach(token)
             passing.answered(result)
         except BaseException as error:
+            _guard.guarded("gate", passing.failed, error)
             call.fail(error)
             raise
         return result
@@ -222,6 +244,31 @@ class Passing:
                 kwargs = {**kwargs, "stream_cls": watched}
         return args, kwargs
 
+    def handed_over(self, response: Any, retries: Any) -> None:
+        """Take from a response, before it is parsed, what only its head says."""
+        answer = self.call.answer
+        answer.http_status = response.status_code
+        answer.request_id = self._request_id(response.headers)
+        if isinstance(retries, int):
+            answer.retries = retries
+        if self.settings.rate_limits:
+            answer.limits = rate_limits(response.headers)
+
+    def failed(self, error: BaseException) -> None:
+        """Take from an exception of the SDK's what its response and its last request say."""
+        said = error.__dict__
+        sent = getattr(said.get("request"), "headers", {}).get("x-stainless-retry-count")
+        retries = int(sent) if isinstance(sent, str) and sent.isdecimal() else None
+        if hasattr(said.get("response"), "status_code"):
+            self.handed_over(said["response"], retries)
+        elif retries is not None:
+            self.call.answer.retries = retries
+
+    @staticmethod
+    def _request_id(headers: Any) -> str | None:
+        found = headers.get("x-request-id") or headers.get("request-id")
+        return found if isinstance(found, str) else None
+
     def answered(self, result: Any) -> None:
         """End the call, or watch its answer until it ends; the user's object is handed on as it is."""
         if not _guard.guarded("gate", self._answered, result):
@@ -232,15 +279,15 @@ class Passing:
         response = _response_of(result)
         if response is not None:
             answer.http_status = getattr(response, "status_code", None)
-            answer.request_id = response.headers.get("x-request-id")
+            answer.request_id = self._request_id(response.headers)
             if self.stream or not response.is_closed:
                 Watch.over(response, self)
                 return True
             if "json" in response.headers.get("content-type", ""):
                 self.reader.answered(response.json(), answer)
         else:
-            answer.http_status = 200
-            answer.request_id = getattr(result, "_request_id", None)
+            answer.http_status = answer.http_status or 200
+            answer.request_id = answer.request_id or getattr(result, "_request_id", None)
             self.reader.answered(result, answer)
         call.finish()
         return True
@@ -259,6 +306,13 @@ def _with_options(
     args: tuple[Any, ...], kwargs: dict[str, Any], options: Any
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return ((args[0], options, *args[2:]), kwargs) if len(args) > 1 else (args, {**kwargs, "options": options})
+
+
+def _handed_over(wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    passing = _now.get()
+    if passing is not None and "response" in kwargs:
+        _guard.guarded("gate", passing.handed_over, kwargs["response"], kwargs.get("retries_taken"))
+    return wrapped(*args, **kwargs)
 
 
 def _take_from_under(outer: Any, wrapper: Any) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import wrapt
 
 from rlm_obs import _guard
+from rlm_obs._attributes import CONVERSATION
 from rlm_obs._call import Answer, Needs
 from rlm_obs._hookspecs import hookimpl
 from rlm_obs._instrument import content
@@ -74,6 +75,8 @@ PARAMS = frozenset(
     }
 )
 SCALARS = (str, int, float, bool)
+SHAPED = frozenset({"stop", "encoding_format", "response_format", "text"})
+TOOL_ITEMS = frozenset({"function_call", "custom_tool_call"})
 LAST_EVENTS = frozenset({"response.completed", "response.failed", "response.incomplete"})
 
 
@@ -98,6 +101,8 @@ class OpenAIReader:
         b'"finish_reason":"',
         b'"finish_reason": "',
         b'"error"',
+        b':{"name":',
+        b': {"name": ',
         b'"response.c',
         b'"response.failed',
         b'"response.incomplete',
@@ -129,10 +134,10 @@ class OpenAIReader:
             endpoint=path,
             operation=endpoint.operation,
             model=model if isinstance(model, str) else None,
-            params=params,
+            params=params | _taken_apart(body),
             streamed=stream,
             base_url=known.base_url,
-            attributes=holds.attributes,
+            attributes=_with_conversation(holds.attributes, body),
         )
         bound = functools.partial(bound_of, body, endpoint) if has_bound(endpoint, request) else None
         settings = holds.runtime.settings
@@ -210,8 +215,11 @@ class OpenAIReader:
         choices = said.get("choices")
         if isinstance(choices, list):
             into.finish_reasons = _reasons(choices)
+            if "tool_calls" in into.finish_reasons or "function_call" in into.finish_reasons:
+                into.tool_calls = _tools_asked(said)
         elif isinstance(said.get("status"), str):
             into.finish_reasons = (said["status"],)
+            into.tool_calls = _tools_asked(said) or None
         if into.captures and not isinstance(into.content, Joined):
             into.content = _guard.guarded("content", content.of_answer, answer)
 
@@ -228,6 +236,7 @@ class OpenAIReader:
             choices = said.get("choices")
             if isinstance(choices, list):
                 into.finish_reasons += _reasons(choices)
+                into.tool_calls = _tools_begun(choices, into.tool_calls)
         if kind == "error" or said.get("error"):
             into.error = "APIError"
         if kind == "response.failed":
@@ -280,6 +289,55 @@ FACTS = (
     ("service_tier", "service_tier"),
     ("system_fingerprint", "fingerprint"),
 )
+
+
+def _taken_apart(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters that are no scalars and yet no content: when to stop, and the kinds of what is to come."""
+    if SHAPED.isdisjoint(body):
+        return {}
+    found: dict[str, Any] = {}
+    stop, encoding = body.get("stop"), body.get("encoding_format")
+    if isinstance(stop, str):
+        found["stop"] = (stop,)
+    elif isinstance(stop, list | tuple) and all(isinstance(one, str) for one in stop):
+        found["stop"] = tuple(stop)
+    if isinstance(encoding, str):
+        found["encoding_format"] = (encoding,)
+    text = body.get("text")
+    asked = body.get("response_format") or (text.get("format") if isinstance(text, Mapping) else None)
+    if isinstance(asked, Mapping) and isinstance(asked.get("type"), str):
+        found["response_format"] = asked["type"]
+    return found
+
+
+def _with_conversation(attributes: Mapping[str, Any], body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the user's attributes, and the conversation that the request names, if they name none."""
+    named = body.get("conversation")
+    id_ = named.get("id") if isinstance(named, Mapping) else named
+    return {CONVERSATION: id_, **attributes} if isinstance(id_, str) else attributes
+
+
+def _tools_asked(said: Mapping[str, Any]) -> int:
+    """Return how many tools of the program's own an answer wants called."""
+    count = 0
+    for choice in _listed(said.get("choices")):
+        message = _fields(_fields(choice).get("message"))
+        count += len(_listed(message.get("tool_calls"))) + (message.get("function_call") is not None)
+    return count + sum(_fields(item).get("type") in TOOL_ITEMS for item in _listed(said.get("output")))
+
+
+def _tools_begun(choices: list[Any], so_far: int | None) -> int | None:
+    """Return the count with the calls that a chunk begins: their first piece has the tool's name."""
+    count = 0
+    for choice in choices:
+        for piece in _listed(_fields(_fields(choice).get("delta")).get("tool_calls")):
+            called = _fields(piece)
+            count += bool(_fields(called.get("function") or called.get("custom")).get("name"))
+    return (so_far or 0) + count if count else so_far
+
+
+def _listed(thing: Any) -> list[Any]:
+    return thing if isinstance(thing, list) else []
 
 
 def _path(url: str) -> str:

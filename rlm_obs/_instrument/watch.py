@@ -342,6 +342,7 @@ class Watch:
         if self._events:
             extra = max(0, self._size - self._count * self._envelope) // 4
             self._call.answer.streamed_tokens = max(self._count - 1, extra, 0)
+            self._call.answer.chunks = self._count
 
     def _unshadow(self) -> None:
         for name in ("iter_bytes", "aiter_bytes", "close", "aclose", "_rlm_obs_watch"):
