@@ -9,7 +9,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -67,6 +67,7 @@ class Answer:
     tool_calls: int | None = None
     retries: int | None = None
     limits: Mapping[str, Any] | None = None
+    kept: Mapping[str, Any] = field(default_factory=dict)  # what a reader keeps for itself between the events
     captures: bool = False
     content: Any = None
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import rlm_obs
-from rlm_obs import _content, _guard, _plugins, _redact
+from rlm_obs import _content, _guard, _parts, _plugins, _redact
 from rlm_obs._plugins import Plugins
 from rlm_obs._record import Request
 from rlm_obs._settings import read_settings
@@ -34,7 +34,7 @@ def plugins() -> Iterator[Callable[..., Plugins]]:
 
 
 def messages(said: str) -> dict[str, Any]:
-    return {"input": [_content.message("user", [_content.text(said)])]}
+    return {"input": [_parts.message("user", [_parts.text(said)])]}
 
 
 def recorded(plugins: Plugins, said: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rlm_obs import _content
-from rlm_obs._content import Part
+from rlm_obs import _parts as words
+from rlm_obs._parts import Part
 
 #: Items of a response that ask the program's own tools: what holds the arguments.
 CALLS = {"function_call": "arguments", "custom_tool_call": "input"}
@@ -39,11 +39,11 @@ def of_answer(answer: Any) -> list[dict[str, Any]] | None:
         return [_choice(choice) for choice in said["choices"] if isinstance(choice, Mapping)]
     if isinstance(said.get("output"), list):
         parts = [part for item in _listed(said["output"]) for part in _item(item)]
-        return [_content.answer(parts, said.get("status"))]
+        return [words.answer(parts, said.get("status"))]
     parts = [part for made in _listed(said.get("data")) for part in _picture(made)]
     if isinstance(said.get("text"), str):
-        parts.append(_content.text(said["text"]))
-    return [_content.answer(parts, None)] if parts else None
+        parts.append(words.text(said["text"]))
+    return [words.answer(parts, None)] if parts else None
 
 
 # -- requests ----------------------------------------------------------------------------------------------------------
@@ -52,31 +52,29 @@ def of_answer(answer: Any) -> list[dict[str, Any]] | None:
 def _messages(given: Any) -> Iterator[dict[str, Any]]:
     several = given if isinstance(given, list | tuple) else [given]
     if several and all(isinstance(one, int) for one in several):
-        yield _content.message("user", [{"type": "tokens", "size": len(several)}])
+        yield words.message("user", [{"type": "tokens", "size": len(several)}])
         return
     for one in several:
         if isinstance(one, Mapping):
             yield _message(one)
         elif isinstance(one, str):
-            yield _content.message("user", [_content.text(one)])
+            yield words.message("user", [words.text(one)])
         elif isinstance(one, list | tuple):  # tokens, one list of them for each text
-            yield _content.message("user", [{"type": "tokens", "size": len(one)}])
+            yield words.message("user", [{"type": "tokens", "size": len(one)}])
 
 
 def _message(said: Mapping[str, Any]) -> dict[str, Any]:
     kind, role = said.get("type"), said.get("role")
     if role is None and isinstance(kind, str):  # an item of a conversation that is no message
         if kind.endswith("_output"):
-            return _content.message("tool", [_content.tool_response(said.get("call_id"), _output(said.get("output")))])
-        return _content.message("assistant", list(_item(said)))
+            return words.message("tool", [words.tool_response(said.get("call_id"), _output(said.get("output")))])
+        return words.message("assistant", list(_item(said)))
     if role is None and "variables" in said:
-        return _content.message("user", [{"type": "prompt", **said}])
+        return words.message("user", [{"type": "prompt", **said}])
     if role in ("tool", "function"):
         response = _output(said.get("content"))
-        return _content.message(
-            "tool", [_content.tool_response(said.get("tool_call_id") or said.get("name"), response)]
-        )
-    found = _content.message(role, _of_message(said))
+        return words.message("tool", [words.tool_response(said.get("tool_call_id") or said.get("name"), response)])
+    found = words.message(role, _of_message(said))
     return {**found, "name": said["name"]} if isinstance(said.get("name"), str) else found
 
 
@@ -101,13 +99,13 @@ def _of_message(said: Mapping[str, Any]) -> list[Part]:
     parts = []
     for field, kind in (("reasoning_content", "reasoning"), ("reasoning", "reasoning")):
         if isinstance(said.get(field), str) and said[field]:
-            parts.append(_content.text(said[field], kind))
+            parts.append(words.text(said[field], kind))
     parts += _parts(said.get("content"))
     if isinstance(said.get("refusal"), str):
-        parts.append(_content.text(said["refusal"], "refusal"))
+        parts.append(words.text(said["refusal"], "refusal"))
     audio = said.get("audio")
     if isinstance(audio, Mapping):
-        sound = _content.data("audio", str(audio.get("data") or ""))
+        sound = words.data("audio", str(audio.get("data") or ""))
         parts.append({**sound, "transcript": audio.get("transcript")})
     parts += [part for image in _listed(said.get("images")) for part in _parts([image])]
     calls = _listed(said.get("tool_calls"))
@@ -118,13 +116,13 @@ def _of_message(said: Mapping[str, Any]) -> list[Part]:
         if not isinstance(function, Mapping):
             continue
         arguments = function.get("arguments", function.get("input"))
-        parts.append(_content.tool_call(call.get("id"), function.get("name"), arguments))
+        parts.append(words.tool_call(call.get("id"), function.get("name"), arguments))
     return parts
 
 
 def _parts(content: Any) -> list[Part]:
     if isinstance(content, str):
-        return [_content.text(content)] if content else []
+        return [words.text(content)] if content else []
     several = [content] if isinstance(content, Mapping) else _listed(content)
     return [_part(part) for part in several]
 
@@ -133,19 +131,19 @@ def _part(part: Mapping[str, Any]) -> Part:
     kind = str(part.get("type"))
     said = part.get("text")
     if isinstance(said, str):
-        return _content.text(said, "reasoning" if kind in ("reasoning_text", "summary_text") else "text")
+        return words.text(said, "reasoning" if kind in ("reasoning_text", "summary_text") else "text")
     if isinstance(part.get("refusal"), str):
-        return _content.text(part["refusal"], "refusal")
+        return words.text(part["refusal"], "refusal")
     inner = part.get("image_url", part.get("file_url", part.get(kind)))
     holder = {**part, **inner} if isinstance(inner, Mapping) else part
     modality = MODALITIES.get(kind, "image" if "image" in kind or "screenshot" in kind else "document")
     if kind == "input_audio":
-        return _content.data("audio", str(holder.get("data") or ""), f"audio/{holder.get('format')}")
+        return words.data("audio", str(holder.get("data") or ""), f"audio/{holder.get('format')}")
     for url in (inner, holder.get("url"), holder.get("file_data")):
         if isinstance(url, str):
-            return _content.reference(modality, url)
+            return words.reference(modality, url)
     if isinstance(holder.get("file_id"), str):
-        return _content.file(modality, holder["file_id"])
+        return words.file(modality, holder["file_id"])
     return {"type": kind}  # of what nobody knows, only its kind is kept
 
 
@@ -155,7 +153,7 @@ def _part(part: Mapping[str, Any]) -> Part:
 def _choice(choice: Mapping[str, Any]) -> dict[str, Any]:
     said = choice.get("message")
     said = said if isinstance(said, Mapping) else {"content": choice.get("text")}
-    return _content.answer(_of_message(said), choice.get("finish_reason"), said.get("role"))
+    return words.answer(_of_message(said), choice.get("finish_reason"), said.get("role"))
 
 
 def _item(item: Mapping[str, Any]) -> Iterator[Part]:
@@ -167,22 +165,20 @@ def _item(item: Mapping[str, Any]) -> Iterator[Part]:
         yield from _parts(item.get("summary"))
         yield from _parts(item.get("content"))
     elif kind in CALLS:
-        yield _content.tool_call(item.get("call_id"), item.get("name"), item.get(CALLS[kind]))
+        yield words.tool_call(item.get("call_id"), item.get("name"), item.get(CALLS[kind]))
     else:  # what the provider's own tool did
         details = {name: value for name, value in item.items() if name not in FRAME and value is not None}
         name = item.get("name") or kind.removesuffix("_call")
-        yield {"type": "server_tool_call", "id": item.get("id"), "name": name} | {
-            "server_tool_call": {"type": kind, **details}
-        }
+        yield words.server_tool_call(item.get("id"), name, {"type": kind, **details})
         if isinstance(item.get("result"), str):
-            yield _content.data("image", item["result"])
+            yield words.data("image", item["result"])
 
 
 def _picture(made: Mapping[str, Any]) -> Iterator[Part]:
     if isinstance(made.get("b64_json"), str):
-        yield _content.data("image", made["b64_json"])
+        yield words.data("image", made["b64_json"])
     elif isinstance(made.get("url"), str):
-        yield _content.reference("image", made["url"])
+        yield words.reference("image", made["url"])
 
 
 def _listed(thing: Any) -> list[Any]:

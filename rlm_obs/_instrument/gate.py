@@ -24,13 +24,15 @@ from rlm_obs.errors import BudgetExceeded
 class Asked:
     """What a reader has read of one request: the facts, what it may cost, whether to ask a stream for its usage.
 
-    `content` is what was said (`input`, `instructions`, `tools`), and None where it is not to be recorded.
+    `content` gives what was said (`input`, `instructions`, `tools`); it is called where that is recorded. `lines` says
+    that nothing is billed for this request, and that each line of its answer is the answer of a call made before.
     """
 
     request: Request
     needs: Needs
-    content: Mapping[str, Any] | None = None
+    content: Callable[[], Mapping[str, Any]] | None = None
     ask_usage: bool = False
+    lines: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ UNCHANGED = Changes()
 
 
 class Reader(Protocol):
-    """The pure functions that know one SDK's shapes."""
+    """The pure functions that know one SDK's shapes; subclass it, and what an SDK has not need not be written."""
 
     #: A stream event that holds none of these says nothing about usage, model or end, and is not parsed.
     signs: tuple[bytes, ...]
@@ -59,6 +61,7 @@ class Reader(Protocol):
 
     def overhear(self, options: Any, into: Answer) -> Any:
         """Return a copy of the options whose parser, if it fails, tells `into` what the answer says; None without one."""
+        return None
 
     def answered(self, answer: Any, into: Answer) -> None:
         """Take from a whole answer (an object of the SDK, or its JSON) what it says."""
@@ -68,12 +71,47 @@ class Reader(Protocol):
 
     def written(self, event: Any) -> str | None:
         """Return the text that a stream event brings, "" for output that is no text; None for an event without output."""
+        return None
 
     def quiet(self, event: Any) -> bool:
         """Tell, at once, that an event (an object of the SDK) says nothing but a piece of text; False if in doubt."""
+        return False
 
     def only_usage(self, event: Any) -> bool:
         """Tell whether an event carries the usage and nothing for the user."""
+        return False
+
+    def line(self, line: Any, number: int, asked: Asked) -> tuple[Request, Any] | None:
+        """Return the call that the nth line of a batch's output is about, and its answer; None for a line without one."""
+        return None
+
+
+class Unbilled:
+    """Stands where the call would, for a request that costs nothing by itself: it is no record and no span."""
+
+    output_limit = output_room = switched_from = None
+
+    def __init__(self) -> None:
+        self.answer, self.ended = Answer(), False
+
+    def admit(self) -> None:
+        """Hold nothing."""
+
+    def start(self) -> None:
+        """Start no span."""
+
+    def first_chunk(self) -> None:
+        """Measure nothing."""
+
+    def finish(self) -> None:
+        """End it, as `fail` and `abort` do."""
+        self.ended = True
+
+    abort = finish
+
+    def fail(self, error: BaseException) -> None:
+        """End it."""
+        self.ended = True
 
 
 #: The call whose request is just being made here: its response is seen before the SDK parses it.
@@ -205,8 +243,11 @@ class Gate:
         asked = self.reader.read(client, options, stream, awaits, holds)
         if asked is None:
             return None
-        call = holds.call(asked.request, asked.needs, asked.content)
-        return Passing(self.reader, call, asked, options, stream, awaits, holds.runtime.settings)
+        said: Mapping[str, Any] | None = None
+        if asked.content is not None and holds.runtime.settings.capture_content:
+            said = _guard.guarded("content", asked.content) or {}
+        call: Any = Unbilled() if asked.lines else holds.call(asked.request, asked.needs, said)
+        return Passing(self.reader, call, asked, options, stream, awaits, holds)
 
 
 @dataclass(slots=True)
@@ -219,7 +260,24 @@ class Passing:
     options: Any
     stream: bool
     awaits: bool
-    settings: Settings
+    holds: InForce
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that hold for the call."""
+        return self.holds.runtime.settings
+
+    def line(self, said: Any, number: int) -> None:
+        """Record the call that one line of the answer is about."""
+        found = self.reader.line(said, number, self.asked)
+        if found is None:
+            return
+        request, answer = found
+        call = self.holds.call(request, Needs(None), {} if self.settings.capture_content else None)
+        call.start()
+        call.answer.http_status = 200
+        _guard.guarded("gate", self.reader.answered, answer, call.answer)
+        call.finish()
 
     def sent(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], context: otel.Context | None
@@ -253,6 +311,8 @@ class Passing:
             answer.retries = retries
         if self.settings.rate_limits:
             answer.limits = rate_limits(response.headers)
+        if self.asked.lines and answer.http_status < 400:
+            Watch.over(response, self)  # now: the SDK begins to read such an answer while it makes its object
 
     def failed(self, error: BaseException) -> None:
         """Take from an exception of the SDK's what its response and its last request say."""
@@ -280,6 +340,8 @@ class Passing:
         if response is not None:
             answer.http_status = getattr(response, "status_code", None)
             answer.request_id = self._request_id(response.headers)
+            if self.asked.lines:
+                return True  # it is watched already
             if self.stream or not response.is_closed:
                 Watch.over(response, self)
                 return True

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
-
-import wrapt
 
 from rlm_obs import _guard
 from rlm_obs._attributes import CONVERSATION
@@ -19,8 +15,10 @@ from rlm_obs._call import Answer, Needs
 from rlm_obs._hookspecs import hookimpl
 from rlm_obs._instrument import content
 from rlm_obs._instrument.bounds import DRAWN, HEARD, SPOKEN, bound_of, has_bound
-from rlm_obs._instrument.gate import Asked, Changes, Gate
+from rlm_obs._instrument.gate import Asked, Changes, Reader
 from rlm_obs._instrument.joined import Joined
+from rlm_obs._instrument.options import body_of, changed, fields_of, timeout_s
+from rlm_obs._instrument.sdk import SdkInstrumentor
 from rlm_obs._pricing import provider_of, read_answer
 from rlm_obs._record import Request
 from rlm_obs._runtime import InForce
@@ -91,7 +89,7 @@ class Client:
     takes_stream_usage: bool
 
 
-class OpenAIReader:
+class OpenAIReader(Reader):
     """OpenAI's requests and answers, and those of every host that speaks like it."""
 
     signs: tuple[bytes, ...] = (
@@ -119,14 +117,14 @@ class OpenAIReader:
             endpoint = ENDPOINTS.get(path)
         if endpoint is None or options.method.lower() != "post":
             return None
-        body = _body(options)
+        body = body_of(options)
         known = self._known(client, holds)
         model = body.get("model")
         params = {name: value for name, value in body.items() if name in PARAMS and isinstance(value, SCALARS)}
         if known.provider == "azure.ai.openai" and isinstance(model, str):
             params["deployment"] = model
         if "background_options" in body:
-            window = _fields(body["background_options"]).get("completion_window")
+            window = fields_of(body["background_options"]).get("completion_window")
             if isinstance(window, str):
                 params["completion_window"] = window
         request = Request(
@@ -144,9 +142,9 @@ class OpenAIReader:
         asks = stream and endpoint.asks_usage and not _asked_already(body.get("stream_options"))
         if asks:
             asks = settings.stream_usage == "always" or (settings.stream_usage == "auto" and known.takes_stream_usage)
-        shown = (_guard.guarded("content", content.of_request, body) or {}) if settings.capture_content else None
-        timeout_s, tells = functools.partial(_timeout_s, client, options), functools.partial(_fingerprint, path, body)
-        return Asked(request, Needs(bound, timeout_s, awaits, tells), shown, asks)
+        waits = functools.partial(timeout_s, client, options)
+        tells = functools.partial(_fingerprint, path, body)
+        return Asked(request, Needs(bound, waits, awaits, tells), functools.partial(content.of_request, body), asks)
 
     def _known(self, client: Any, holds: InForce) -> Client:
         """Return what stays between a client's calls, read once; its base URL and the settings may be set anew."""
@@ -165,26 +163,15 @@ class OpenAIReader:
         return known
 
     def change(self, options: Any, asked: Asked, changes: Changes) -> Any:
-        body = _body(options)
         fields: dict[str, Any] = {}
         if asked.ask_usage:
-            given = body.get("stream_options")
+            given = body_of(options).get("stream_options")
             fields["stream_options"] = {**(given if isinstance(given, Mapping) else {}), "include_usage": True}
         if changes.output_limit is not None:
             fields[self._limit_name(asked.request)] = changes.output_limit
         if changes.model is not None:
             fields["model"] = changes.model
-        update: dict[str, Any] = {}
-        if fields:
-            update["json_data"] = {**(options.json_data if isinstance(options.json_data, Mapping) else {}), **fields}
-        if changes.headers:
-            given = options.headers if isinstance(options.headers, Mapping) else {}
-            users = {name.lower() for name in given}
-            update["headers"] = {**given, **{k: v for k, v in changes.headers.items() if k not in users}}
-        extra = options.extra_json
-        if isinstance(extra, Mapping) and not fields.keys().isdisjoint(extra):
-            update["extra_json"] = {**extra, **{k: v for k, v in fields.items() if k in extra}}
-        return options.model_copy(update=update)
+        return changed(options, fields, changes.headers)
 
     def overhear(self, options: Any, into: Answer) -> Any:
         parse = options.post_parser
@@ -208,7 +195,7 @@ class OpenAIReader:
         return spelled[0]
 
     def answered(self, answer: Any, into: Answer) -> None:
-        said = _fields(answer)
+        said = fields_of(answer)
         if not said:
             return
         self._facts(said, into)
@@ -227,9 +214,9 @@ class OpenAIReader:
         if into.captures:
             into.content = into.content or Joined()
             _guard.guarded("content", into.content.add, event)
-        said = _fields(event)
+        said = fields_of(event)
         kind, whole = said.get("type"), said.get("response")
-        if isinstance(kind, str) and _fields(whole):
+        if isinstance(kind, str) and fields_of(whole):
             self.answered(whole, into)
         else:
             self._facts(said, into)
@@ -254,7 +241,7 @@ class OpenAIReader:
             into.usage = used
 
     def written(self, event: Any) -> str | None:
-        said = _fields(event)
+        said = fields_of(event)
         kind, delta = said.get("type"), said.get("delta")
         if isinstance(kind, str):
             if not kind.endswith(".delta"):
@@ -262,8 +249,8 @@ class OpenAIReader:
             return delta if isinstance(delta, str) and "output_text" in kind else ""
         found = None
         for choice in said.get("choices") or ():
-            part = _fields(choice)
-            inside = _fields(part.get("delta"))
+            part = fields_of(choice)
+            inside = fields_of(part.get("delta"))
             text = part.get("text") or inside.get("content")
             if text or any(
                 inside.get(name) for name in ("tool_calls", "refusal", "reasoning_content", "function_call")
@@ -274,13 +261,15 @@ class OpenAIReader:
     def quiet(self, event: Any) -> bool:
         try:
             (choice,) = event.choices
-            return choice.finish_reason is None and event.usage is None
+            if choice.finish_reason is not None or event.usage is not None:
+                return False
+            return not getattr(getattr(choice, "delta", None), "tool_calls", None)
         except (AttributeError, TypeError, ValueError):
             return str(getattr(event, "type", "")).endswith(".delta")
 
     def only_usage(self, event: Any) -> bool:
-        said = _fields(event)
-        return said.get("choices") == [] and bool(_fields(said.get("usage")))
+        said = fields_of(event)
+        return said.get("choices") == [] and bool(fields_of(said.get("usage")))
 
 
 FACTS = (
@@ -321,18 +310,18 @@ def _tools_asked(said: Mapping[str, Any]) -> int:
     """Return how many tools of the program's own an answer wants called."""
     count = 0
     for choice in _listed(said.get("choices")):
-        message = _fields(_fields(choice).get("message"))
+        message = fields_of(fields_of(choice).get("message"))
         count += len(_listed(message.get("tool_calls"))) + (message.get("function_call") is not None)
-    return count + sum(_fields(item).get("type") in TOOL_ITEMS for item in _listed(said.get("output")))
+    return count + sum(fields_of(item).get("type") in TOOL_ITEMS for item in _listed(said.get("output")))
 
 
 def _tools_begun(choices: list[Any], so_far: int | None) -> int | None:
     """Return the count with the calls that a chunk begins: their first piece has the tool's name."""
     count = 0
     for choice in choices:
-        for piece in _listed(_fields(_fields(choice).get("delta")).get("tool_calls")):
-            called = _fields(piece)
-            count += bool(_fields(called.get("function") or called.get("custom")).get("name"))
+        for piece in _listed(fields_of(fields_of(choice).get("delta")).get("tool_calls")):
+            called = fields_of(piece)
+            count += bool(fields_of(called.get("function") or called.get("custom")).get("name"))
     return (so_far or 0) + count if count else so_far
 
 
@@ -345,14 +334,6 @@ def _path(url: str) -> str:
     parts = url.partition("?")[0].rstrip("/").split("/")
     two, one = "/" + "/".join(parts[-2:]), "/" + parts[-1]
     return two if two in ENDPOINTS else one
-
-
-def _body(options: Any) -> Mapping[str, Any]:
-    """Return the JSON as it will be sent: the client merges `extra_body` over the arguments."""
-    body, extra = options.json_data, options.extra_json
-    if type(body) is not dict and not isinstance(body, Mapping):
-        body = {}
-    return {**body, **extra} if extra and isinstance(extra, Mapping) else body
 
 
 def _fingerprint(path: str, body: Mapping[str, Any]) -> int | None:
@@ -368,68 +349,17 @@ def _is_azure(client: Any) -> bool:
     return any(c.__name__ == "BaseAzureClient" for c in type(client).__mro__)
 
 
-def _timeout_s(client: Any, options: Any) -> float:
-    """Return how long the client itself would wait for this answer, in seconds."""
-    for given in (options.timeout, client.timeout):
-        if isinstance(given, int | float):
-            return float(given)
-        read = getattr(given, "read", None)
-        if isinstance(read, int | float):
-            return float(read)
-    return 600.0
-
-
-def _fields(thing: Any) -> Mapping[str, Any]:
-    """Return the fields of a JSON object, or of a model of the client's, which may hold some that it does not know."""
-    if type(thing) is dict or isinstance(thing, Mapping):
-        return thing
-    own: Mapping[str, Any] = getattr(thing, "__dict__", {})
-    extra = getattr(thing, "__pydantic_extra__", None)
-    return {**own, **extra} if extra else own
-
-
 def _reasons(choices: list[Any]) -> tuple[str, ...]:
     if len(choices) == 1:
-        reason = _fields(choices[0]).get("finish_reason")
+        reason = fields_of(choices[0]).get("finish_reason")
         return (reason,) if isinstance(reason, str) else ()
-    return tuple([reason for c in choices if isinstance(reason := _fields(c).get("finish_reason"), str)])
+    return tuple([reason for c in choices if isinstance(reason := fields_of(c).get("finish_reason"), str)])
 
 
-class OpenAIInstrumentor:
-    """Patches `OpenAI.request` and `AsyncOpenAI.request`: now, or when `openai` is imported."""
-
-    def __init__(self) -> None:
-        self._gate = Gate(OpenAIReader())
-        self._on = False
-        self._waiting = False
-
-    def instrument(self) -> None:
-        self._on = True
-        module = sys.modules.get("openai")
-        if module is not None and hasattr(module, "AsyncOpenAI"):
-            self._patch(module)
-        elif not self._waiting:
-            self._waiting = True
-            wrapt.register_post_import_hook(self._imported, "openai")
-
-    def _imported(self, module: ModuleType) -> None:
-        self._waiting = False
-        if self._on:
-            _guard.guarded("instrumentor openai", self._patch, module)
-
-    def _patch(self, module: ModuleType) -> None:
-        self._gate.install(module.OpenAI, awaits=False)
-        self._gate.install(module.AsyncOpenAI, awaits=True)
-
-    def uninstrument(self) -> None:
-        self._on = False
-        self._gate.uninstall()
-
-
-_instrumentor = OpenAIInstrumentor()
+_instrumentor = SdkInstrumentor("openai", {"OpenAI": False, "AsyncOpenAI": True}, OpenAIReader())
 
 
 @hookimpl
-def register_instrumentors() -> Mapping[str, Callable[[], OpenAIInstrumentor]]:
+def register_instrumentors() -> Mapping[str, Callable[[], SdkInstrumentor]]:
     """Offer the instrumentor of the openai package."""
     return {"openai": lambda: _instrumentor}

@@ -37,10 +37,11 @@ class Watch:
         self._response = response
         self._type = type(response)
         kind = response.headers.get("content-type", "")
-        self._events = passing.stream or "event-stream" in kind
-        self._json = not self._events and "json" in kind
+        self._lines = passing.line if passing.asked.lines else None
+        self._events = self._lines is None and (passing.stream or "event-stream" in kind)
+        self._json = self._lines is None and not self._events and "json" in kind
         self._hides_usage = passing.asked.ask_usage
-        self._keeps_all = passing.asked.content is not None
+        self._keeps_all = passing.call.answer.captures
         self._items: Any = None  # the SDK's stream, where it reads the response and tells what its events say
         self._inside = False
         self._left = False
@@ -147,6 +148,10 @@ class Watch:
             if self._room is not None:
                 self._keep_written(data)
             return data
+        if self._lines is not None:
+            *lines, self._tail = (self._tail + data).split(b"\n")
+            self._read_lines(lines)
+            return data
         if not self._events:
             self._keep(data)
             return data
@@ -230,6 +235,13 @@ class Watch:
         whole, self._tail = _whole_events(self._tail + data)
         self._envelope = next((len(event) for event in _split(whole) if b"data:" in event), 0)
 
+    def _read_lines(self, lines: list[bytes]) -> None:
+        for line in lines:
+            said = _parsed(line)
+            if said is not None and self._lines is not None:
+                self._count += 1
+                _guard.guarded("batch", self._lines, said, self._count)
+
     def _keep(self, data: bytes) -> None:
         self._call.first_chunk()
         if self._json and self._body is not None:
@@ -287,7 +299,10 @@ class Watch:
         rest, self._tail = self._tail, b""
         if self._items is not None:
             return b""  # the call ends behind the last event: see `all_heard`
-        if rest and self._events:
+        if self._lines is not None:
+            self._read_lines([rest])
+            rest = b""
+        elif rest and self._events:
             found = _guard.guarded("stream", self._look, rest)
             rest = found if self._hides_usage and found is not None else rest if self._hides_usage else b""
         elif self._json and self._body:
