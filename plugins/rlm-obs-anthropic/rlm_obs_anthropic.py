@@ -107,7 +107,7 @@ def _request(client: Any, holds: sdk.InForce, path: str, body: Mapping[str, Any]
     )
 
 
-def _bound(body: Mapping[str, Any]) -> sdk.Bound:
+def _bound(body: Mapping[str, Any], request: rlm_obs.Request) -> sdk.Bound:
     """Return the most that a request can use: its bytes, the window for what is only named, `max_tokens`.
 
     A write to the cache costs 1.25 times the input, for an hour 2 times: that many more tokens are held.

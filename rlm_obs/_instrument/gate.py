@@ -5,114 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import wrapt
 from opentelemetry import context as otel
 
 from rlm_obs import _guard, _runtime
 from rlm_obs._attributes import rate_limits
-from rlm_obs._call import Answer, Call, Needs
+from rlm_obs._call import Call, Needs
+from rlm_obs._instrument.reader import UNCHANGED, Asked, Changes, Reader, Unbilled
 from rlm_obs._instrument.watch import Watch, leaving
-from rlm_obs._record import Request
 from rlm_obs._runtime import InForce
 from rlm_obs._settings import Settings
 from rlm_obs.errors import BudgetExceeded
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a reader has read of one request: the facts, what it may cost, whether to ask a stream for its usage.
-
-    `content` gives what was said (`input`, `instructions`, `tools`); it is called where that is recorded. `lines` says
-    that nothing is billed for this request, and that each line of its answer is the answer of a call made before.
-    """
-
-    request: Request
-    needs: Needs
-    content: Callable[[], Mapping[str, Any]] | None = None
-    ask_usage: bool = False
-    lines: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What a budget, or a setting, changes of a request: a lower output limit, another model, more headers."""
-
-    output_limit: int | None = None
-    model: str | None = None
-    headers: Mapping[str, str] | None = None
-
-
-UNCHANGED = Changes()
-
-
-class Reader(Protocol):
-    """The pure functions that know one SDK's shapes; subclass it, and what an SDK has not need not be written."""
-
-    #: A stream event that holds none of these says nothing about usage, model or end, and is not parsed.
-    signs: tuple[bytes, ...]
-
-    def read(self, client: Any, options: Any, stream: bool, awaits: bool, holds: InForce) -> Asked | None:
-        """Read a request; None for an endpoint that costs nothing, which passes straight through."""
-
-    def change(self, options: Any, asked: Asked, changes: Changes) -> Any:
-        """Return a changed copy of the options: with these changes, and the usage asked for where `asked` says so."""
-
-    def overhear(self, options: Any, into: Answer) -> Any:
-        """Return a copy of the options whose parser, if it fails, tells `into` what the answer says; None without one."""
-        return None
-
-    def answered(self, answer: Any, into: Answer) -> None:
-        """Take from a whole answer (an object of the SDK, or its JSON) what it says."""
-
-    def event(self, event: Any, into: Answer) -> bool:
-        """Take from one stream event what it says; True if it is the last one."""
-
-    def written(self, event: Any) -> str | None:
-        """Return the text that a stream event brings, "" for output that is no text; None for an event without output."""
-        return None
-
-    def quiet(self, event: Any) -> bool:
-        """Tell, at once, that an event (an object of the SDK) says nothing but a piece of text; False if in doubt."""
-        return False
-
-    def only_usage(self, event: Any) -> bool:
-        """Tell whether an event carries the usage and nothing for the user."""
-        return False
-
-    def line(self, line: Any, number: int, asked: Asked) -> tuple[Request, Any] | None:
-        """Return the call that the nth line of a batch's output is about, and its answer; None for a line without one."""
-        return None
-
-
-class Unbilled:
-    """Stands where the call would, for a request that costs nothing by itself: it is no record and no span."""
-
-    output_limit = output_room = switched_from = None
-
-    def __init__(self) -> None:
-        self.answer, self.ended = Answer(), False
-
-    def admit(self) -> None:
-        """Hold nothing."""
-
-    def start(self) -> None:
-        """Start no span."""
-
-    def first_chunk(self) -> None:
-        """Measure nothing."""
-
-    def finish(self) -> None:
-        """End it, as `fail` and `abort` do."""
-        self.ended = True
-
-    abort = finish
-
-    def fail(self, error: BaseException) -> None:
-        """End it."""
-        self.ended = True
-
 
 #: The call whose request is just being made here: its response is seen before the SDK parses it.
 _now: ContextVar[Passing | None] = ContextVar("rlm_obs_passing", default=None)

@@ -15,9 +15,9 @@ from rlm_obs._call import Answer, Needs
 from rlm_obs._hookspecs import hookimpl
 from rlm_obs._instrument import content
 from rlm_obs._instrument.bounds import DRAWN, HEARD, SPOKEN, bound_of, has_bound
-from rlm_obs._instrument.gate import Asked, Changes, Reader
 from rlm_obs._instrument.joined import Joined
 from rlm_obs._instrument.options import body_of, changed, fields_of, timeout_s
+from rlm_obs._instrument.reader import Asked, Changes, Reader
 from rlm_obs._instrument.sdk import SdkInstrumentor
 from rlm_obs._pricing import provider_of, read_answer
 from rlm_obs._record import Request

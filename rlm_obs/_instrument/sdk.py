@@ -9,7 +9,8 @@ from types import ModuleType
 import wrapt
 
 from rlm_obs import _guard
-from rlm_obs._instrument.gate import Gate, Reader
+from rlm_obs._instrument.gate import Gate
+from rlm_obs._instrument.reader import Reader
 
 
 class SdkInstrumentor:

@@ -18,7 +18,7 @@ import pytest
 import rlm_obs
 import rlm_obs.stores
 import rlm_obs.testing
-from rlm_obs import _attributes, _cli, _settings, errors
+from rlm_obs import _attributes, _cli, _settings, errors, instrumentation
 from rlm_obs._plugins import loaded
 
 ROOT = Path(__file__).parents[2]
@@ -126,6 +126,15 @@ def test_attributes() -> None:
     written |= {_attributes.COST_PREFIX + part for part in (*_attributes.COST_PARTS, "source", "caveats")}
     assert len(rows) == len(set(rows))
     assert set(rows) == written
+
+
+def test_the_names_for_instrumentors() -> None:
+    """Each name of `rlm_obs.instrumentation` is in the table of the page on plugins, and is there."""
+    text = (DOCS / "how-to/write-a-plugin.md").read_text("utf-8")
+    table = text[text.index("## Another SDK") : text.index("## Other hooks")]
+    rows = "".join(re.findall(r"^\| (`.*?) \|", table, re.M))
+    assert sorted(re.findall(r"`(\w+)`", rows)) == sorted(instrumentation.__all__)
+    assert all([hasattr(instrumentation, name) for name in instrumentation.__all__])
 
 
 def test_file_format() -> None:

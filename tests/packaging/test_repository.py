@@ -23,6 +23,7 @@ FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.p
 #: A file fits a sitting. These do not, and each says why; the number of lines beyond which nobody argues is MOST.
 USUAL, MOST = 300, 560
 LONG = {
+    "_attributes.py": "every attribute has its name here and nowhere else",
     "_budgets/desk.py": "one lock guards all that reserving and settling touch",
     "_call.py": "the state machine of a call, whole",
     "_delivery.py": "the life of a queue, from a span's end to the program's",

@@ -25,6 +25,7 @@ ASK: dict[str, Any] = {
 M = Decimal(1_000_000)
 #: claude-sonnet-4-6: 3 dollars a million in, 15 out, 0.30 read from the cache, 3.75 and 6 written to it.
 FULL = (100 * 3 + 20 * 15 + 4000 * Decimal("0.3") + 1000 * Decimal("3.75") + 2000 * 6) / M
+REQUEST = rlm_obs.Request(provider="anthropic", endpoint="/v1/messages", operation="chat")
 TOOL = {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {"at": "it"}}
 THINKING = {"type": "thinking", "thinking": "Let me see", "signature": "s"}
 
@@ -57,6 +58,7 @@ def on() -> Iterator[rlm_obs.Instrumentation]:
     """Everything instrumented; the server is nobody's known host, and is priced as Anthropic's."""
     with rlm_obs.instrument(exporters=[]) as made:
         yield made
+    assert rlm_obs.stats()["failures"] == {}
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -183,11 +185,14 @@ def test_what_is_held(more: Any, times: float) -> None:
     """A request that writes to the cache holds the dearer input; one that names a document holds all that it can be."""
     words = "word " * 1000
     body = {"max_tokens": 9, "messages": [{"role": "user", "content": [{"type": "text", "text": words, **more}]}]}
-    bound = rlm_obs_anthropic._bound(body)
+    bound = rlm_obs_anthropic._bound(body, REQUEST)
     assert bound.input_tokens >= len(words) * times
     assert (bound.output_tokens, bound.limit_is_users) == (9, True)
     named = {"type": "document", "source": {"type": "url", "url": "https://a.b/c.pdf"}}
-    assert rlm_obs_anthropic._bound({**body, "messages": [{"role": "user", "content": [named]}]}).input_tokens >= 10**6
+    assert (
+        rlm_obs_anthropic._bound({**body, "messages": [{"role": "user", "content": [named]}]}, REQUEST).input_tokens
+        >= 10**6
+    )
 
 
 def test_errors_and_retries(call: Any, server: Server, collect: Collected) -> None:
