@@ -108,18 +108,13 @@ def _request(client: Any, holds: sdk.InForce, path: str, body: Mapping[str, Any]
 
 
 def _bound(body: Mapping[str, Any], request: rlm_obs.Request) -> sdk.Bound:
-    """Return the most that a request can use: its bytes, the window for what is only named, `max_tokens`.
-
-    A write to the cache costs 1.25 times the input, for an hour 2 times: that many more tokens are held.
-    """
+    """Return the most that a request can use: its bytes, the window for what is only named, `max_tokens`."""
     most = sum(sdk.most_input_tokens(value) for name, value in body.items() if name not in PARAMS)
-    inside = _mappings([body.get(name) for name in ("messages", "system", "tools")])
-    if any(one.get("type") in ("url", "file", "file_id") or "_20" in str(one.get("type")) for one in inside):
+    inside = [body, *_mappings([body.get(name) for name in ("messages", "system", "tools")])]
+    if any(one.get("type") in ("url", "file") or "_20" in str(one.get("type")) for one in inside):
         most = max(most, MOST_NAMED_TOKENS)
-    marks = [fields_of(one.get("cache_control")) for one in [*inside, body] if one.get("cache_control")]
-    if marks:
-        most = most * 2 if any(mark.get("ttl") == "1h" for mark in marks) else most * 5 // 4
-    return sdk.Bound(most, int(body.get("max_tokens") or 0), limit_is_users=True)
+    kept = any(fields_of(one.get("cache_control")).get("ttl") == "1h" for one in inside)
+    return sdk.Bound(most, int(body.get("max_tokens") or 0), limit_is_users=True, long_cache=kept)
 
 
 def _mappings(value: Any) -> list[Mapping[str, Any]]:

@@ -28,6 +28,7 @@ LONG = {
     "_call.py": "the state machine of a call, whole",
     "_delivery.py": "the life of a queue, from a span's end to the program's",
     "_plugins.py": "finding, loading, blocking and calling are one subject",
+    "_settings.py": "every setting, with what it means",
     "_tracker.py": "one public class, most of it the docs of its arguments",
     "_instrument/openai.py": "every shape that one SDK has",
     "_instrument/watch.py": "every way that a stream can end",

@@ -25,7 +25,6 @@ ASK: dict[str, Any] = {
 M = Decimal(1_000_000)
 #: claude-sonnet-4-6: 3 dollars a million in, 15 out, 0.30 read from the cache, 3.75 and 6 written to it.
 FULL = (100 * 3 + 20 * 15 + 4000 * Decimal("0.3") + 1000 * Decimal("3.75") + 2000 * 6) / M
-REQUEST = rlm_obs.Request(provider="anthropic", endpoint="/v1/messages", operation="chat")
 TOOL = {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {"at": "it"}}
 THINKING = {"type": "thinking", "thinking": "Let me see", "signature": "s"}
 
@@ -173,26 +172,27 @@ def test_a_budget_stops_it(call: Any, server: Server) -> None:
     assert budget.spent == FULL
 
 
-@pytest.mark.parametrize(
-    ("more", "times"),
-    [
-        ({}, 1),
-        ({"cache_control": {"type": "ephemeral"}}, 1.25),
-        ({"cache_control": {"type": "ephemeral", "ttl": "1h"}}, 2),
-    ],
-)
-def test_what_is_held(more: Any, times: float) -> None:
-    """A request that writes to the cache holds the dearer input; one that names a document holds all that it can be."""
-    words = "word " * 1000
-    body = {"max_tokens": 9, "messages": [{"role": "user", "content": [{"type": "text", "text": words, **more}]}]}
-    bound = rlm_obs_anthropic._bound(body, REQUEST)
-    assert bound.input_tokens >= len(words) * times
-    assert (bound.output_tokens, bound.limit_is_users) == (9, True)
-    named = {"type": "document", "source": {"type": "url", "url": "https://a.b/c.pdf"}}
-    assert (
-        rlm_obs_anthropic._bound({**body, "messages": [{"role": "user", "content": [named]}]}, REQUEST).input_tokens
-        >= 10**6
-    )
+@pytest.mark.parametrize(("ttl", "fits"), [(None, True), ("5m", True), ("1h", False)])
+def test_what_is_held(ttl: str | None, fits: bool, server: Server) -> None:
+    """Ten thousand bytes are held at the price of a write to the cache, 3.75 dollars a million, for an hour 6."""
+    mark = {} if ttl is None else {"cache_control": {"type": "ephemeral", "ttl": ttl}}
+    asked: Any = {**ASK, "messages": [{"role": "user", "content": [{"type": "text", "text": "x" * 10_000, **mark}]}]}
+    with rlm_obs.CostTracker("0.055"):
+        if fits:
+            plainly(server, lambda client: client.messages.create(**asked))
+        else:
+            with pytest.raises(rlm_obs.BudgetExceeded):
+                plainly(server, lambda client: client.messages.create(**asked))
+    assert len(server.asked) == fits
+
+
+def test_what_is_only_named(server: Server) -> None:
+    """A document that is only named may be a million tokens, and that much is held."""
+    named: Any = {"type": "document", "source": {"type": "url", "url": "https://a.b/c.pdf"}}
+    asked: Any = {**ASK, "messages": [{"role": "user", "content": [named]}]}
+    with rlm_obs.CostTracker("2.99"), pytest.raises(rlm_obs.BudgetExceeded):
+        plainly(server, lambda client: client.messages.create(**asked))
+    assert server.asked == []
 
 
 def test_errors_and_retries(call: Any, server: Server, collect: Collected) -> None:
