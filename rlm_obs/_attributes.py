@@ -299,6 +299,8 @@ def is_users(name: str) -> bool:
     return name in SAID_BY_USERS or not (name.startswith(_NOT_THE_USERS) or name in _CALLS_OWN)
 
 
+#: What a span of another instrumentation says of the whole trace: the spans of ours right below it say it too.
+INHERITED = (USER, SESSION, "langfuse.trace.", "langfuse.environment")
 #: Words of the conventions that only the user can say.
 SAID_BY_USERS = (
     CONVERSATION,

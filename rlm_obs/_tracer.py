@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.sampling import ParentBased, Sampler, TraceIdRatioB
 from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode
 
 from rlm_obs import _callspan, _delivery, _lost, _scope
-from rlm_obs._attributes import ABOVE, ERROR_TYPE, ROOT, SESSION, TRACE_NAME, USER
+from rlm_obs._attributes import ABOVE, ERROR_TYPE, INHERITED, ROOT, TRACE_NAME
 from rlm_obs._callspan import SAMPLED, CallSpan
 from rlm_obs._plugins import gates, loaded
 from rlm_obs._settings import Settings, read_settings
@@ -136,7 +136,13 @@ class Tracer:
         scope = _scope.current()
         if scope.tracer is self and not scope.top:
             return trace.set_span_in_context(span)
-        below = _scope.widened(tracer=self, top=False, trace_name=_names_trace(span))
+        said = getattr(span, "attributes", None) or {}
+        below = _scope.widened(
+            tracer=self,
+            top=False,
+            trace_name=_names_trace(span),
+            attributes=_inherited(span) if ABOVE in said else None,
+        )
         return trace.set_span_in_context(span, _scope.with_scope(below))
 
     def score(self, name: str, attributes: Mapping[str, Any], trace_id: int, parent: SpanContext | None) -> None:
@@ -183,9 +189,14 @@ def _of_topmost(around: Span) -> dict[str, Any]:
     scope = getattr(around, "instrumentation_scope", None)
     if scope is not None:
         said[ABOVE] = scope.name
-        theirs = getattr(around, "attributes", None) or {}
-        said |= {name: theirs[name] for name in (USER, SESSION) if name in theirs}
+        said |= _inherited(around)
     return said
+
+
+def _inherited(span: Span) -> dict[str, Any]:
+    """Return what a span says of the whole trace."""
+    said = getattr(span, "attributes", None) or {}
+    return {name: value for name, value in said.items() if name.startswith(INHERITED)}
 
 
 def _names_trace(span: Span) -> str | None:

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
-import langfuse
 import openai
 import pytest
 from click.testing import CliRunner
@@ -205,23 +204,25 @@ def test_an_environment_that_langfuse_refuses_is_told(wrong: str) -> None:
 
 
 @pytest.fixture
-def theirs(server: Receiver) -> Iterator[langfuse.Langfuse]:
+def theirs(server: Receiver) -> Iterator[Any]:
     """Langfuse's own client, which installs itself as the program's provider."""
     from opentelemetry.trace import _TRACER_PROVIDER_SET_ONCE
 
-    made = langfuse.Langfuse(public_key="pk-lf-theirs", secret_key=SECRET, base_url=server.url)
+    made = pytest.importorskip("langfuse").Langfuse(public_key="pk-lf-theirs", secret_key=SECRET, base_url=server.url)
     yield made
     made.shutdown()
     trace._TRACER_PROVIDER, _TRACER_PROVIDER_SET_ONCE._done = None, False
 
 
 @pytest.mark.filterwarnings("default")
-def test_calls_stand_below_observe(server: Receiver, client: openai.OpenAI, theirs: langfuse.Langfuse) -> None:
+def test_calls_stand_below_observe(server: Receiver, client: openai.OpenAI, theirs: Any) -> None:
     """One trace: Langfuse's span on top, ours below it, for the same user; each is sent by whom it belongs to, once."""
+
+    import langfuse
 
     @langfuse.observe()
     def answer() -> None:
-        with langfuse.propagate_attributes(user_id="u-9", session_id="s-9"):
+        with langfuse.propagate_attributes(user_id="u-9", session_id="s-9", tags=["a"], metadata={"build": "7"}):
             inner()
 
     @rlm_obs.traced
@@ -242,7 +243,8 @@ def test_calls_stand_below_observe(server: Receiver, client: openai.OpenAI, thei
     for span in (middle, call):
         assert "langfuse.internal.is_app_root" not in span.said
         assert "langfuse.trace.name" not in span.said
-    assert (middle.said["user.id"], middle.said["session.id"]) == ("u-9", "s-9")
+        assert (span.said["user.id"], span.said["session.id"]) == ("u-9", "s-9")
+        assert (span.said["langfuse.trace.tags"], span.said["langfuse.trace.metadata.build"]) == (("a",), '"7"')
 
 
 def test_it_is_nobodys_global(server: Receiver) -> None:
