@@ -22,6 +22,8 @@ HTTP = "opentelemetry.exporter.otlp.proto.http"
 TRY_AGAIN = (429, 502, 503, 504)
 TOO_BIG = 413
 MOST_READ = 4096
+#: What a session says of itself.
+USUAL = ("accept", "accept-encoding", "connection")
 Advice = Callable[[int], str]
 
 
@@ -40,7 +42,8 @@ class Sender:
         self.name, self.address = name, address
         self._new_exporter, self._advice, self._auth, self._allowed = new_exporter, advice, auth, allowed
         self._exporter: SpanExporter | None = None
-        self._session: Any = None
+        self._session: Any = None  # for spans: the exporter may set headers on it that fit nothing else
+        self._talk: Any = None
         self._pid = 0
 
     def send(self, spans: Sequence[ReadableSpan]) -> bool:
@@ -76,13 +79,13 @@ class Sender:
 
         self._connect()
         try:
-            self._session.post(url, json=body, timeout=timeout_s)
+            self._talk.post(url, json=body, timeout=timeout_s)
         except requests.HTTPError:
             return False
         except requests.RequestException as error:
             self._out_of_reach(error)
             return False
-        return bool(200 <= self._session.status < 300)
+        return bool(200 <= self._talk.status < 300)
 
     def get_json(self, url: str, timeout_s: float) -> tuple[int, Any]:
         """Return the status (0: out of reach) and the JSON that an address answers; None for an answer that is no JSON."""
@@ -90,9 +93,9 @@ class Sender:
 
         self._connect()
         try:
-            return 200, self._session.get(url, timeout=timeout_s).json()
+            return 200, self._talk.get(url, timeout=timeout_s).json()
         except (requests.JSONDecodeError, requests.HTTPError):
-            return self._session.status, None
+            return self._talk.status, None
         except requests.RequestException:
             return 0, None
 
@@ -114,9 +117,16 @@ class Sender:
 
     def _connect(self) -> None:
         if self._exporter is None or self._pid != os.getpid():
-            self._session = _session(self.name, self.address, self._advice, self._allowed)
-            self._session.auth = self._auth or _nothing  # and so no .netrc
+            self._session, self._talk = self._new_session(), self._new_session()
             self._exporter, self._pid = self._new_exporter(self._session), os.getpid()
+            if self._allowed is not None:  # older OTLP exporters put OTEL_EXPORTER_OTLP_HEADERS there
+                for header in [one for one in self._session.headers if one.lower() not in (*self._allowed, *USUAL)]:
+                    del self._session.headers[header]
+
+    def _new_session(self) -> Any:
+        session = _session(self.name, self.address, self._advice, self._allowed)
+        session.auth = self._auth or _nothing  # and so no .netrc
+        return session
 
     def close(self) -> None:
         """Give the connection back; never waits for the receiver."""
