@@ -12,6 +12,7 @@ import pytest
 from openai import OpenAI
 
 import rlm_obs
+from rlm_obs._budgets.keeper import _keepers
 from rlm_obs.testing import FakeOpenAI, fake_openai
 
 #: US dollars per million tokens.
@@ -43,6 +44,15 @@ def server() -> Iterator[FakeOpenAI]:
 def client(server: FakeOpenAI) -> Iterator[OpenAI]:
     with connected(server) as made:
         yield made
+
+
+@pytest.fixture(autouse=True)
+def no_keeper_lives_on() -> Iterator[None]:
+    """What a test has shared is given back, or given up, before the next one: no thread of its stores goes on talking."""
+    yield
+    for keeper in list(_keepers):
+        keeper.close(2.0)
+    _keepers.clear()
 
 
 @pytest.fixture
