@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
 import os
-import sys
 import threading
 import time
 import weakref
@@ -14,7 +12,7 @@ from typing import Any
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
-from rlm_obs import _guard, _lost
+from rlm_obs import _exit, _guard, _lost
 from rlm_obs._plugins import Plugins
 from rlm_obs._settings import Settings, near
 from rlm_obs.errors import CallRefused, ConfigError
@@ -65,7 +63,7 @@ class Pipeline(SpanProcessor):
         self._closed = self._given_up = False
         with _lock:
             _pipelines.add(self)
-        _watch_exit()
+        _exit.at_end(at_exit)
 
     def asks(self, what: str, *args: Any) -> Any:
         """Call a method of the exporter under the guard; None where it fails, and where it has no such method."""
@@ -245,9 +243,7 @@ def close_all(pipelines: Iterable[Pipeline], timeout_s: float) -> bool:
 
 _pipelines: weakref.WeakSet[Pipeline] = weakref.WeakSet()
 _exit_timeout_s = 5.0
-_watching = False
 _lock = threading.Lock()
-_anchor = threading.Event()  # any weakly referable object: multiprocessing keys its after-fork calls by it
 
 
 def every_pipeline() -> list[Pipeline]:
@@ -271,30 +267,11 @@ def at_exit() -> None:
 def _nothing(*_: object) -> None: ...
 
 
-def _watch_exit() -> None:
-    global _watching
-    if not _watching:
-        _watching = True
-        atexit.register(at_exit)
-        _watch_multiprocessing()
-
-
-def _watch_multiprocessing() -> None:
-    """A child of multiprocessing ends by os._exit, past atexit: hook into the list of its own that it does run."""
-    util: Any = sys.modules.get("multiprocessing.util")
-    process: Any = sys.modules.get("multiprocessing.process")
-    if util is not None and process is not None and process.parent_process() is not None:
-        util.Finalize(None, at_exit, exitpriority=10)
-
-
 def _after_fork() -> None:
     global _lock
     _lock = threading.Lock()
     for pipeline in every_pipeline():
         pipeline.after_fork()
-    util: Any = sys.modules.get("multiprocessing.util")
-    if _watching and util is not None:  # multiprocessing clears its list first, then runs what is registered here
-        util.register_after_fork(_anchor, lambda _: util.Finalize(None, at_exit, exitpriority=10))
 
 
 if hasattr(os, "register_at_fork"):

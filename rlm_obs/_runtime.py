@@ -11,7 +11,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rlm_obs import _delivery, _guard, _lost, _scope
-from rlm_obs._budgets import counting
+from rlm_obs._budgets import counting, keeper
 from rlm_obs._call import Call, Needs
 from rlm_obs._plugins import Plugins, gates, loaded
 from rlm_obs._pricing import Chain
@@ -133,7 +133,7 @@ class Instrumentation:
     def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
         # A handler runs inside the main thread, which may hold any lock of ours: the work is done in another one.
         flushing = threading.Thread(
-            target=flush, args=(self.settings.exit_timeout_s,), name="rlm_obs-sigterm", daemon=True
+            target=_finish, args=(self.settings.exit_timeout_s,), name="rlm_obs-sigterm", daemon=True
         )
         flushing.start()
         flushing.join(self.settings.exit_timeout_s)
@@ -251,6 +251,12 @@ def flush(timeout_s: float = 5.0) -> bool:
     """Deliver what is queued, of every tracer; True if, within `timeout_s`, every exporter has accepted everything."""
     _lost.lost.end_all()
     return _delivery.flush_all(_delivery.every_pipeline(), timeout_s)
+
+
+def _finish(timeout_s: float) -> None:
+    """Deliver what is queued, and give back what shared budgets have lent: the program may be about to die."""
+    flush(timeout_s)
+    keeper.close_all()
 
 
 def report() -> CostReport:

@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 import rlm_obs
-from rlm_obs import CallRefused, ConfigError, Tracer, _delivery, _guard
+from rlm_obs import CallRefused, ConfigError, Tracer, _delivery, _exit, _guard
 from rlm_obs.testing import SpanList
 
 
@@ -614,7 +614,7 @@ def test_the_end_is_watched_once() -> None:
     """Many tracers, one function at the end of the program."""
     for _ in range(3):
         Tracer("t", exporters=[SpanList()]).shutdown()
-    assert _delivery._watching
+    assert _exit._last.count(_delivery.at_exit) == 1
 
 
 def test_exporters_of_two_tracers_get_their_own_spans_only(caplog: pytest.LogCaptureFixture) -> None:

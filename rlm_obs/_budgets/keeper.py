@@ -6,7 +6,6 @@ longer than `store_timeout_s`.
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
 import time
@@ -16,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from rlm_obs import _guard
+from rlm_obs import _exit, _guard
 from rlm_obs._budgets.account import Account
 from rlm_obs._budgets.desk import desk
 from rlm_obs._budgets.lease import clock
@@ -44,8 +43,9 @@ class Keeper:
         self._lock = threading.Lock()
         self._looked_at = 0.0
         self._offset: float | None = None  # the store's clock less ours
-        self._closing = False
+        self._leaving = False
         _keepers.add(self)
+        _exit.at_end(close_all)
 
     def now(self) -> float:
         """Return the store's time (seconds since 1970), or this machine's until the store was asked."""
@@ -75,14 +75,16 @@ class Keeper:
         return future
 
     def close(self, timeout_s: float) -> None:
-        """Report what was spent and give back what is left, within `timeout_s`."""
-        if self._thread is None or not self._thread.is_alive():
-            if self._active and self._thread is not None:
+        """Report what was spent, give back what is left and let go of the store, within `timeout_s`; a later call opens it
+        again."""
+        thread = self._thread
+        if thread is None or not thread.is_alive():  # no thread starts any more at the very end of the program
+            if self._active:
                 _guard.guarded("budget store", self._give_all_back)
             return
-        self._closing = True
+        self._leaving = True
         self._wake.set()
-        self._thread.join(timeout_s)
+        thread.join(timeout_s)
 
     def after_fork(self) -> None:
         """In a forked child: no thread, no connection, and no lease of the parent's."""
@@ -91,25 +93,30 @@ class Keeper:
     # -- in its thread -----------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        if self._thread is None or not self._thread.is_alive():
-            with self._lock:
-                if self._thread is None or not self._thread.is_alive():
-                    thread = threading.Thread(target=self._run, name="rlm_obs-store", daemon=True)
-                    try:
-                        thread.start()
-                    except RuntimeError:  # at the end of the program no thread starts any more
-                        return
-                    self._thread = thread
+        with self._lock:
+            if self._thread is None or not self._thread.is_alive():
+                thread = threading.Thread(target=self._run, name="rlm_obs-store", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # at the end of the program no thread starts any more
+                    return
+                self._thread = thread
 
     def _run(self) -> None:
-        while not self._closing:
+        while True:
             self._wake.wait(self._pause())
             self._wake.clear()
             while self._jobs:
                 self._jobs.popleft()()
             for account in self._due():
                 self._exchange(account)
-        _guard.guarded("budget store", self._give_all_back)
+            if self._leaving:
+                _guard.guarded("budget store", self._give_all_back)
+                with self._lock:
+                    self._leaving = False
+                    if not self._jobs and not self._urgent:
+                        self._thread = None
+                        return
 
     def _opened(self) -> Store:
         if self._store is None:
@@ -169,8 +176,9 @@ class Keeper:
     def _give_all_back(self) -> None:
         for account in list(self._active.values()):
             self._exchange(account, closing=True)
-        if self._store is not None:
-            self._store.close()
+        store, self._store = self._store, None
+        if store is not None:
+            store.close()
 
 
 _keepers: weakref.WeakSet[Keeper] = weakref.WeakSet()
@@ -181,9 +189,6 @@ def close_all() -> None:
     ends = time.monotonic() + CLOSE_S
     for keeper in list(_keepers):
         keeper.close(max(0.1, ends - time.monotonic()))
-
-
-atexit.register(close_all)
 
 
 def _after_fork() -> None:

@@ -489,3 +489,41 @@ def test_a_fork_takes_no_share_along(path: str, chat: Chat, server: FakeOpenAI) 
         assert tracker.spent >= 0
         time.sleep(0.1)
     assert len(server.billed) == 4
+
+
+POOL = """
+import concurrent.futures, multiprocessing, sys
+from decimal import Decimal
+import openai, rlm_obs
+from tests.budgets.conftest import HELLO, PRICES
+
+def work(n):
+    with rlm_obs.instrument(exporters=[], settings={"prices": PRICES}):
+        client = openai.OpenAI(api_key="x", base_url=sys.argv[1], max_retries=0)
+        with rlm_obs.CostTracker("0.05", name="shared", store=sys.argv[2]):
+            client.chat.completions.create(model="chatty", messages=HELLO, max_tokens=9)
+
+if __name__ == "__main__":
+    with concurrent.futures.ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(sys.argv[3])) as pool:
+        list(pool.map(work, range(6)))
+"""
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_the_children_of_multiprocessing_give_back(method: str, path: str, server: FakeOpenAI, tmp_path: Path) -> None:
+    """They end past the usual end of a program, and still report what they have spent, and return the rest."""
+    if method == "fork" and not hasattr(os, "fork"):
+        pytest.skip("no fork on this system")
+    script = tmp_path / "pool.py"
+    script.write_text(POOL)
+    done = subprocess.run(
+        [sys.executable, str(script), server.base_url, path, method],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    state = state_of(path)
+    assert (state.spent, state.leased) == (6 * EACH, 0)
