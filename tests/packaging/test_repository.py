@@ -26,7 +26,6 @@ LONG = {
     "_attributes.py": "every attribute has its name here and nowhere else",
     "_budgets/desk.py": "one lock guards all that reserving and settling touch",
     "_call.py": "the state machine of a call, whole",
-    "_delivery.py": "the life of a queue, from a span's end to the program's",
     "_plugins.py": "finding, loading, blocking and calling are one subject",
     "_settings.py": "every setting, with what it means",
     "_tracker.py": "one public class, most of it the docs of its arguments",
