@@ -11,6 +11,7 @@ import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 import rlm_obs
 from rlm_obs import _guard, _settings
@@ -53,6 +54,14 @@ WORDS = st.sampled_from(
     ]
 )
 CHAT: dict[str, Any] = {"model": "gpt-4o", "messages": [{"role": "user", "content": f"Tell {SECRET}"}]}
+
+
+class Weather(BaseModel):
+    """What the server of these tests answers with."""
+
+    city: str
+    celsius: int
+
 
 
 @pytest.fixture
@@ -329,6 +338,15 @@ async def test_a_long_text_is_cut(caller: Any, collect: Collected) -> None:
     for (asked,), (said,) in contents(collect):
         assert asked["parts"] == [text("a" * 20 + "… (cut)")]
         assert said["parts"] == [text("b" * 20 + "… (cut)")]
+
+
+async def test_a_parsed_answer_is_recorded_without_a_warning(caller: Any, server: FakeOpenAI, collect: Collected) -> None:
+    """What `parse` has made of an answer is recorded as its text, and pydantic has nothing to warn of."""
+    with rlm_obs.instrument(exporters=[], capture_content=True):
+        chat = caller.client(server).chat.completions
+        await caller(chat.parse(**CHAT, response_format=Weather))
+    (_, (said,)) = contents(collect)[0]
+    assert said["parts"] == [text('{"city": "Oslo", "celsius": 4}')]
 
 
 @pytest.mark.parametrize(
