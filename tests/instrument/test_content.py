@@ -63,7 +63,6 @@ class Weather(BaseModel):
     celsius: int
 
 
-
 @pytest.fixture
 def secretive() -> Iterator[FakeOpenAI]:
     with fake_openai(f"Well: {REPLY}, no more") as running:
@@ -340,7 +339,9 @@ async def test_a_long_text_is_cut(caller: Any, collect: Collected) -> None:
         assert said["parts"] == [text("b" * 20 + "… (cut)")]
 
 
-async def test_a_parsed_answer_is_recorded_without_a_warning(caller: Any, server: FakeOpenAI, collect: Collected) -> None:
+async def test_a_parsed_answer_is_recorded_without_a_warning(
+    caller: Any, server: FakeOpenAI, collect: Collected
+) -> None:
     """What `parse` has made of an answer is recorded as its text, and pydantic has nothing to warn of."""
     with rlm_obs.instrument(exporters=[], capture_content=True):
         chat = caller.client(server).chat.completions

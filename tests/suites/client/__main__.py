@@ -13,15 +13,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.suites.environment import ROOT, environment, pip, table
+
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
-
-from environment import ROOT, environment, pip, table
-
 LINES = ("openai<3", "openai>=3")
 EXTRAS = "aiohttp,httpx2,realtime,datalib,bedrock,vertex"
-TOOLS = [*"pytest>=9 pytest-asyncio>=1.4 pytest-xdist trio respx inline-snapshot azure-identity".split()]
-TOOLS += [*"rich griffe dirty-equals jsonschema time-machine nest_asyncio Pillow google-auth[requests]".split()]
+TOOLS = ["pytest>=9", "pytest-asyncio>=1.4", "pytest-xdist", "inline-snapshot", "respx", "trio", "nest_asyncio"]
+TOOLS += [
+    "rich",
+    "griffe",
+    "dirty-equals",
+    "jsonschema",
+    "time-machine",
+    "Pillow",
+    "azure-identity",
+    "google-auth[requests]",
+]
 #: The tests of the SDK's own repository, which run its tools and make no call.
 NO_CALLS = ("tests/test_uv_workflows.py",)
 Outcomes = dict[str, dict[str, Any]]

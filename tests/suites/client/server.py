@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from functools import lru_cache
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 from instances import events, instance
 from routes import Route, read_routes
@@ -56,7 +53,7 @@ class Answers(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def find(method: str, target: str) -> Route | None:
     """Return the route meant: one that spells its query, or the one of the path."""
     for wanted in (target, target.partition("?")[0]):
@@ -71,7 +68,7 @@ def wants_stream(target: str, body: bytes) -> bool:
     return "stream=true" in target or b'"stream":true' in body or b'name="stream"\r\n\r\ntrue' in body
 
 
-@lru_cache(maxsize=None)
+@cache
 def plain(route: Route) -> tuple[str, bytes]:
     if getattr(route.answer, "__name__", "") == "HttpxBinaryResponseContent":
         return "application/octet-stream", bytes(range(256)) * 16
@@ -80,7 +77,7 @@ def plain(route: Route) -> tuple[str, bytes]:
     return "application/json", json.dumps(instance(route.answer)).encode()
 
 
-@lru_cache(maxsize=None)
+@cache
 def event_stream(route: Route) -> tuple[bytes, ...]:
     return (*(f"data: {json.dumps(one)}\n\n".encode() for one in events(route.event)), b"data: [DONE]\n\n")
 

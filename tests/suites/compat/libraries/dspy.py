@@ -1,4 +1,4 @@
-"""dspy: programs of signatures, through litellm."""
+"""dspy: programs of signatures. Its own engine has its own HTTP; `engine="litellm"` goes through openai's client."""
 
 import asyncio
 from typing import Any
@@ -6,9 +6,12 @@ from typing import Any
 import dspy
 from measured import MODEL, Weather
 
+BEYOND = ("own_engine",)
+ASKED = "question -> city: str, celsius: int"
 
-def using(url: str) -> Any:
-    model = dspy.LM(f"openai/{MODEL}", api_base=url, api_key="test", cache=False)
+
+def using(url: str, engine: str = "litellm") -> Any:
+    model = dspy.LM(f"openai/{MODEL}", api_base=url, api_key="test", cache=False, engine=engine)
     return dspy.context(lm=model, adapter=dspy.JSONAdapter())
 
 
@@ -18,17 +21,21 @@ def plain(url: str) -> Any:
 
 
 def streamed(url: str) -> Any:
-    program = dspy.streamify(dspy.Predict("question -> city: str, celsius: int"), async_streaming=False)
     with using(url):
-        return list(program(question="Oslo?"))
+        return list(dspy.streamify(dspy.Predict(ASKED), async_streaming=False)(question="Oslo?"))
 
 
 def structured(url: str) -> Any:
     with using(url):
-        answer = dspy.Predict("question -> city: str, celsius: int")(question="Oslo?")
+        answer = dspy.Predict(ASKED)(question="Oslo?")
     return Weather(city=answer.city, celsius=answer.celsius)
 
 
 def asynchronous(url: str) -> Any:
     with using(url):
-        return asyncio.run(dspy.Predict("question -> city: str, celsius: int").acall(question="Oslo?"))
+        return asyncio.run(dspy.Predict(ASKED).acall(question="Oslo?"))
+
+
+def own_engine(url: str) -> Any:
+    with using(url, engine="lm15"):
+        return dspy.settings.lm("Oslo?")
