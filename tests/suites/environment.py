@@ -16,12 +16,12 @@ def environment(name: str, requirements: list[str]) -> Path:
     Raises CalledProcessError where they cannot be installed; what pip said is in its `stderr`.
     """
     folder = ROOT / f".venv-suite-{name}"
-    python, stamp = folder / "bin/python", folder / "requirements.txt"
-    wanted = "\n".join([sys.version, *requirements])
+    python, stamp = folder / "bin/python", folder / ".made"
+    wanted = "\n".join([sys.version, *requirements, (ROOT / "pyproject.toml").read_text("utf-8")])
     if stamp.exists() and stamp.read_text("utf-8") == wanted:
         return python
     venv.create(folder, with_pip=True, clear=not stamp.exists())
-    pip(python, "install", "--no-compile", "--editable", str(ROOT), *requirements)
+    pip(python, "install", "--upgrade", "--no-compile", "--editable", str(ROOT), *requirements)
     stamp.write_text(wanted, "utf-8")
     return python
 

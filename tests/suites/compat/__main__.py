@@ -53,7 +53,7 @@ def tried(name: str, requirement: str, file: str) -> tuple[tuple[str, ...], list
     python = environment(name, [requirement])
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("RLM_OBS_", "OTEL_", "OPENAI_"))}
     command = [str(python), "-W", "ignore", str(HERE / "measured.py"), str(HERE / "libraries" / f"{file}.py")]
-    run = subprocess.run(command, env=kept | OFFLINE, capture_output=True, text=True, check=True, timeout=300)
+    run = subprocess.run(command, env=kept | OFFLINE, capture_output=True, text=True, check=True, timeout=900)
     found = {one["way"]: one for one in map(json.loads, run.stdout.splitlines()) if "way" in one}
     faults = {way: fault(found[way]) if way in found else f"not run: {run.stderr[-1000:]}" for way in WAYS}
     done = [found[way] for way in WAYS if way in found]
