@@ -148,6 +148,20 @@ async def test_an_empty_first_chunk_is_the_users(caller: Any, as_openai: Any) ->
     assert chunks[0].prompt_filter_results == [{"prompt_index": 0}]
 
 
+@pytest.mark.parametrize("how", ["stream", "raw", "lines"])
+@pytest.mark.parametrize("report", [None, {"output": {"type": "error", "code": "a", "message": "b"}}])
+async def test_what_a_moderated_stream_says_reaches_the_user(
+    report: Any, how: str, caller: Any, as_openai: Any
+) -> None:
+    """A last chunk that speaks of moderation beside the usage is the user's, and its usage is read all the same."""
+    said = {"id": "c", "choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}], "model": "gpt-4o"}
+    last = {"id": "c", "choices": [], "model": "gpt-4o", "usage": {**USAGE, "total_tokens": 1100}, "moderation": report}
+    with fake_openai(Answer(chunks=[said, last])) as server:
+        *_, got = await seen_by_the_user(caller, caller.client(server), how)
+    assert json.loads(got)["moderation"] == report
+    assert as_openai.report().total_cost == Decimal("0.0035")
+
+
 async def test_the_helper_gives_no_usage_that_was_not_asked_for(
     caller: Any, server: FakeOpenAI, as_openai: Any
 ) -> None:
