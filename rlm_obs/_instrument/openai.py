@@ -269,9 +269,7 @@ class OpenAIReader(Reader):
 
     def only_usage(self, event: Any) -> bool:
         said = fields_of(event)
-        return said.get("choices") == [] and bool(fields_of(said.get("usage")))
-        said = _fields(event)
-        if said.get("choices") != [] or not _fields(said.get("usage")):
+        if said.get("choices") != [] or not fields_of(said.get("usage")):
             return False
         return "moderation" not in getattr(event, "model_fields_set", said)  # in a moderated stream it may say more
 
