@@ -78,7 +78,7 @@ def spent(report: rlm_obs.CostReport) -> str:
         *(("operation", name, money(cost)) for name, cost in report.by_operation.items()),
         ("total", f"{report.calls} calls, {report.failed_calls} of them failed", of),
         ("remaining", f"{report.remaining_percent:.0f} %", money(report.remaining or report.total_cost * 0)),
-        ("refused", f"{report.refused_calls} calls, never sent", ""),
+        ("refused", f"{report.refused_calls} {'call' if report.refused_calls == 1 else 'calls'}, never sent", ""),
     ]
     return table(rows, indent="   ")
 
