@@ -86,7 +86,7 @@ def plain():
             if isinstance(answer, openai.Stream):
                 list(answer)
         except (openai.APIError, rlm_obs.BudgetExceeded) as error:
-            print("ended by", type(error).__name__)
+            sys.stdout.write(f"ended by {type(error).__name__}\\n")  # in one piece: the console writes from another thread
 
 async def awaited():
     async with openai.AsyncOpenAI(max_retries=0) as client:
@@ -97,7 +97,7 @@ async def awaited():
                     async for _ in answer:
                         pass
             except (openai.APIError, rlm_obs.BudgetExceeded) as error:
-                print("ended by", type(error).__name__)
+                sys.stdout.write(f"ended by {type(error).__name__}\\n")  # in one piece: the console writes from another thread
 
 plugin = Records()
 rlm_obs.register_plugin(plugin)
