@@ -11,7 +11,7 @@ from decimal import Decimal
 
 from rlm_obs import _guard, _scope
 from rlm_obs._budgets import alerts
-from rlm_obs._budgets.account import Account, in_event_loop
+from rlm_obs._budgets.account import Account, in_event_loop, times
 from rlm_obs._budgets.alerts import Alert, messenger
 from rlm_obs._budgets.book import Book
 from rlm_obs._budgets.desk import desk
@@ -85,7 +85,7 @@ class Budget:
         if self._guards.on:
             self._guards.spend(charge)
         for account in accounts:
-            if account.limit and account.spent >= account.limit * self._alert_from:
+            if account.limit and account.spent >= times(account.limit, self._alert_from):
                 self._alert_if_due(account)
 
     def raised(self, refusal: BudgetExceeded) -> bool:
@@ -130,7 +130,7 @@ class Budget:
         return None if found is None else str(found)
 
     def _is_low(self, account: Account) -> bool:
-        return account.limit is not None and account.spent >= account.limit * Decimal(str(self.alert_threshold))
+        return account.limit is not None and account.spent >= times(account.limit, Decimal(str(self.alert_threshold)))
 
     def _tally_now(self) -> Tally:
         name = self._book.turn().name

@@ -12,7 +12,7 @@ from rlm_obs._budgets.seen import seen
 from rlm_obs._instrument.bounds import bound_of, has_bound, limits_of
 from rlm_obs._instrument.openai import ENDPOINTS, PARAMS, SCALARS, Endpoint
 from rlm_obs._pricing import provider_of
-from rlm_obs._record import Request
+from rlm_obs._record import EXACT, Request
 from rlm_obs._runtime import runtime
 from rlm_obs._settings import near
 from rlm_obs.errors import ConfigError
@@ -113,7 +113,7 @@ def estimate(
         input_tokens=bound.input_tokens if bound.holds or body is not None else None,
         output_tokens=bound.output_tokens,
         input_usd=least.total if known and least else None,
-        output_usd=most.total - least.total if most and least else None,
+        output_usd=EXACT.subtract(most.total, least.total) if most and least else None,
         source=None if most is None else most.source,
         unknown=bound.unknown,
         holds=bound.holds,

@@ -34,6 +34,15 @@ def guarded(kind: str, function: Callable[..., T], /, *args: Any, **kwargs: Any)
         return None
 
 
+def held_back(kind: str, function: Callable[..., T], /, *args: Any) -> T | None:
+    """Call as `guarded` does, but let no refusal out either: the call is over, and its outcome is the user's."""
+    try:
+        return function(*args)
+    except Exception as error:
+        failed(kind, error)
+        return None
+
+
 def caught(kind: str, error: Exception) -> None:
     """Let a refusal out; count and log anything else, as `guarded` does, for a loop that catches by itself."""
     if isinstance(error, CallRefused):

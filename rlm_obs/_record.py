@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any, Literal
 
+from rlm_obs._frozen import quick_to_make
 from rlm_obs.errors import ConfigError
 
 __all__ = ["Cost", "Record", "Request", "Usage", "dollars"]
 
 ABSURD = Decimal(10) ** 12
+#: Sums do not depend on the decimal context of the thread that calls: a program may have set its own precision.
+EXACT = Context(prec=60)
 Status = Literal["ok", "error", "refused", "aborted"]
 
 
@@ -35,6 +38,7 @@ def dollars(value: object, name: str) -> Decimal:
     return amount
 
 
+@quick_to_make
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """What is about to be asked: never the prompt, only what names, bounds and prices it.
@@ -55,6 +59,7 @@ class Request:
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
+@quick_to_make
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """What one answer says it used. `None` is "not said"; each part is included in its total.
@@ -131,6 +136,7 @@ def _both(mine: Mapping[str, Any], its: Mapping[str, Any]) -> dict[str, Any]:
     return joined
 
 
+@quick_to_make
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
     """What a call cost, in US dollars, exactly. `Cost(total=..., source=...)` alone is valid; the parts explain it.
@@ -165,6 +171,7 @@ class Cost:
         return {**said, "source": self.source, "caveats": list(self.caveats)}
 
 
+@quick_to_make
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """A finished call: made once, never edited. `cost is None` means that nobody knows, never that it was free.

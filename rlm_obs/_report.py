@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from rlm_obs._budgets.account import NONE, Account
+from rlm_obs._budgets.account import NONE, Account, minus, plus
 from rlm_obs._record import Record
 
 __all__ = ["Balance", "CostReport"]
@@ -36,7 +36,7 @@ class Balance:
     @property
     def remaining(self) -> Decimal | None:
         """What is left to spend, never below 0; None without a limit."""
-        return None if self.limit is None else max(NONE, self.limit - self.spent)
+        return None if self.limit is None else max(NONE, minus(self.limit, self.spent))
 
     @classmethod
     def of(cls, account: Account) -> Balance:
@@ -49,7 +49,7 @@ class Balance:
             key=account.key or None,
             limit=account.limit,
             spent=account.spent,
-            held=account.held + (NONE if account.lease is None else account.lease.elsewhere),
+            held=account.held if account.lease is None else plus(account.held, account.lease.elsewhere),
             reset_at=None if opens_at is None else datetime.fromtimestamp(opens_at, UTC),
         )
 
@@ -84,7 +84,7 @@ class CostReport:
     @property
     def remaining(self) -> Decimal | None:
         """US dollars left to spend, never below 0; None without a budget."""
-        return None if self.budget_usd is None else max(NONE, self.budget_usd - self.spent)
+        return None if self.budget_usd is None else max(NONE, minus(self.budget_usd, self.spent))
 
     @property
     def remaining_percent(self) -> float | None:
@@ -140,12 +140,12 @@ class Tally:
             return
         self.calls += 1
         self.failed += record.status == "error"
-        self.total += charge
+        self.total = plus(self.total, charge)
         self.tokens += tokens
         if record.cost is None:
             self.unpriced += 1
         if record.cost is None or record.cost.caveats:
-            self.inexact += charge
+            self.inexact = plus(self.inexact, charge)
         _add(self.by_model, record.model or "unknown", charge)
         for operation in dict.fromkeys(operations) or (record.operation,):
             _add(self.by_operation, operation, charge)
@@ -156,4 +156,4 @@ class Tally:
 def _add(book: dict[str, Decimal], name: str, charge: Decimal) -> None:
     if name not in book and len(book) >= MOST_NAMES:
         name = "other"
-    book[name] = book.get(name, NONE) + charge
+    book[name] = plus(book.get(name, NONE), charge)

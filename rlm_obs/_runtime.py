@@ -57,7 +57,7 @@ class InForce:
             operations=self.operations,
             plugins=self.runtime.plugins,
             price=self.runtime.prices.price,
-            most=self.runtime.prices.most,
+            most=self.runtime.prices.most_usd,
             content=content,
         )
 

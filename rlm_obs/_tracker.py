@@ -14,7 +14,7 @@ from opentelemetry import context as otel
 from rlm_obs import _lost, _scope
 from rlm_obs._budget import Budget, Receiver
 from rlm_obs._budgets import alerts
-from rlm_obs._budgets.account import NONE, Account, Need
+from rlm_obs._budgets.account import NONE, Account, Need, total
 from rlm_obs._budgets.alerts import Alert
 from rlm_obs._budgets.book import Book, read_limits, read_own, read_spelled
 from rlm_obs._budgets.runaway import Guards
@@ -176,12 +176,12 @@ class CostTracker(Budget):
 
         Per key: of the key that is in force here (see `rlm_obs.context`), or of all keys where none is.
         """
-        return sum((a.spent for a in self._here()), NONE)
+        return total(a.spent for a in self._here())
 
     @property
     def held(self) -> Decimal:
         """US dollars that calls in flight may still cost, and that other processes have taken to spend."""
-        return sum((Balance.of(a).held for a in self._here()), NONE)
+        return total(Balance.of(a).held for a in self._here())
 
     @property
     def remaining(self) -> Decimal | None:
@@ -254,8 +254,8 @@ class CostTracker(Budget):
                 name=self.name,
                 total_cost=tally.total,
                 budget_usd=self.budget_usd if self._per is None else None,
-                spent=sum((a.spent for a in accounts), NONE),
-                held=sum((Balance.of(a).held for a in accounts), NONE),
+                spent=total(a.spent for a in accounts),
+                held=total(Balance.of(a).held for a in accounts),
                 calls=tally.calls,
                 unpriced_calls=tally.unpriced,
                 refused_calls=tally.refused,
@@ -303,7 +303,7 @@ class CostTracker(Budget):
     def __repr__(self) -> str:
         limits = ", ".join(amount_of(limit, unit) for unit, limit in self._book.limits.items())
         of = f" of {limits}" if limits else ""
-        return f"<CostTracker {self.name!r}: {money(sum((a[0].spent for a in self._book.all()), NONE))}{of} spent>"
+        return f"<CostTracker {self.name!r}: {money(total(a[0].spent for a in self._book.all()))}{of} spent>"
 
     def _is_any_key(self) -> bool:
         return self._per is not None and self._key_here() is None

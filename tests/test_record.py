@@ -143,3 +143,34 @@ def test_money_is_written_for_a_person(amount: Decimal) -> None:
 def test_money_by_example(amount: str, text: str) -> None:
     """As a reader expects it."""
     assert money(Decimal(amount)) == text
+
+
+@pytest.mark.parametrize("cls", [Request, Usage, Cost, Record])
+def test_facts_are_frozen_as_data_classes_are(cls: type) -> None:
+    """However fast they are made: no field can be set or deleted, none is shared, arguments are checked, and a subclass is one."""
+    given: dict[str, Any] = {f.name: object() for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING}
+    given = {
+        f.name: given[f.name]
+        for f in dataclasses.fields(cls)
+        if f.name in given and f.default_factory is dataclasses.MISSING
+    }
+    if cls is Cost:
+        given["total"] = 1
+    made, twin = cls(**given), cls(**given)
+    assert type(made) is cls and made == twin and not hasattr(made, "__dict__")
+    if cls is Cost:
+        assert type(made.total) is Decimal
+    for field in dataclasses.fields(cls):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(made, field.name, 1)
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            delattr(made, field.name)
+        if field.default_factory is not dataclasses.MISSING:
+            assert getattr(made, field.name) is not getattr(twin, field.name)
+    with pytest.raises(TypeError):
+        cls(**given, surprise=1)
+    with pytest.raises(TypeError):
+        cls(*given.values(), 1)
+    below = type("Below", (cls,), {})
+    assert type(below(**given)) is below
+    assert dataclasses.replace(made) == made

@@ -7,17 +7,21 @@ import math
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Decimal
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from rlm_obs._budgets.rolling import Rolling
+from rlm_obs._record import EXACT
 
 if TYPE_CHECKING:
     from rlm_obs._budgets.lease import Lease
 
 NONE, ONE = Decimal(0), Decimal(1)
+#: Sums are exact whatever precision the program counts with; each costs what `+` and `-` do.
+plus, minus, times = EXACT.add, EXACT.subtract, EXACT.multiply
 #: Sums of holds stay exact, and none is too small.
 GRAIN = Decimal("1e-12")
 #: How many standard deviations `enforcement="expected"` holds above the mean, for all calls in flight together.
@@ -76,7 +80,8 @@ class Need:
         least = self.most if self.least is None else self.least
         if self.most <= least or not self.tokens:
             return 0 if self.most > left else self.tokens
-        return max(0, int((left - least - GRAIN) * self.tokens / (self.most - least)))
+        room = times(minus(minus(left, least), GRAIN), self.tokens)
+        return max(0, int(EXACT.divide(room, minus(self.most, least))))
 
     def cost(self, tokens: int, unit: str = "usd") -> Decimal:
         """Return what the call uses at most, with its output limited to `tokens`."""
@@ -86,8 +91,8 @@ class Need:
             return Decimal(self.input_tokens + tokens)
         if self.least is None:
             return self.most
-        exact = self.least + (self.most - self.least) * tokens / self.tokens
-        return exact.quantize(GRAIN, ROUND_CEILING)
+        share = EXACT.divide(times(minus(self.most, self.least), tokens), self.tokens)
+        return plus(self.least, share).quantize(GRAIN, ROUND_CEILING, EXACT)
 
 
 @dataclass(slots=True, eq=False)
@@ -119,8 +124,10 @@ class Crowd:
 
     def total(self, mean: Decimal = NONE, variance: float = 0.0, extra: Decimal = NONE) -> Decimal:
         """Return what is to be held, with one call more if it is given."""
-        margin = Decimal(MARGIN * math.sqrt(max(0.0, self.variance + variance))).quantize(GRAIN, ROUND_CEILING)
-        return self.means + mean + margin + max(extra, max(self.extras.values(), default=NONE))
+        spread = Decimal(MARGIN * math.sqrt(max(0.0, self.variance + variance)))
+        margin = spread.quantize(GRAIN, ROUND_CEILING, EXACT)
+        dearest = max(extra, max(self.extras.values(), default=NONE))
+        return plus(plus(plus(self.means, mean), margin), dearest)
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -156,8 +163,8 @@ class Account:
         """Return what is not spent yet, by anybody: what is held is still in it."""
         assert self.limit is not None
         if self.rolling is not None:
-            self.spent -= self.rolling.let_go(time.time())
-        return self.limit - self.spent
+            self.spent = minus(self.spent, self.rolling.let_go(time.time()))
+        return minus(self.limit, self.spent)
 
     def room(self) -> Decimal:
         """Return what may be held here, at this moment, without asking a store."""
@@ -168,16 +175,16 @@ class Account:
         mine = NONE
         for hold in self.holds.values():
             if hold.owner == owner:
-                mine += hold.amounts[hold.accounts.index(self)]
+                mine = plus(mine, hold.amounts[hold.accounts.index(self)])
         return mine
 
     def held_with(self, need: Need, tokens: int) -> Decimal:
         """Return what would be held in all, with this call too."""
         if self.enforcement != "expected" or need.expected is None or self.unit != "usd":
-            return self.held + need.cost(tokens, self.unit)
+            return plus(self.held, need.cost(tokens, self.unit))
         mean = min(need.expected.mean, need.cost(tokens))
         crowd = self.crowd or Crowd()
-        return crowd.total(mean, need.expected.variance, need.cost(tokens) - mean)
+        return crowd.total(mean, need.expected.variance, minus(need.cost(tokens), mean))
 
     def fits(self, need: Need) -> bool:
         """Tell whether a call would be let out here without waiting, and without its output being lowered."""
@@ -185,7 +192,7 @@ class Account:
             return True
         left = self.left()
         elsewhere = NONE if self.lease is None else self.lease.elsewhere
-        return left > 0 and (self.enforcement == "check" or self.held_with(need, need.tokens) + elsewhere <= left)
+        return left > 0 and (self.enforcement == "check" or plus(self.held_with(need, need.tokens), elsewhere) <= left)
 
     def take(self, hold: Hold, need: Need, amount: Decimal) -> Decimal:
         """Hold `amount` (or what such calls are expected to cost), and return how much it is."""
@@ -194,12 +201,12 @@ class Account:
             if need.expected is not None:
                 mean, variance = min(need.expected.mean, amount), need.expected.variance
             crowd = self.crowd = self.crowd or Crowd()
-            crowd.means += mean
+            crowd.means = plus(crowd.means, mean)
             crowd.variance += variance
-            crowd.extras[id(hold)], crowd.variances[id(hold)] = amount - mean, variance
+            crowd.extras[id(hold)], crowd.variances[id(hold)] = minus(amount, mean), variance
             self.held, amount = crowd.total(), mean
         else:
-            self.held += amount
+            self.held = plus(self.held, amount)
         self.holds[id(hold)] = hold
         return amount
 
@@ -209,25 +216,25 @@ class Account:
             return
         crowd = self.crowd
         if crowd is not None:
-            crowd.means -= amount
+            crowd.means = minus(crowd.means, amount)
             crowd.variance -= crowd.variances.pop(id(hold), 0.0)
             crowd.extras.pop(id(hold), None)
             self.held = crowd.total() if self.holds else NONE
             if not self.holds:
                 self.crowd = None
         else:
-            self.held = self.held - amount if self.holds else NONE
+            self.held = minus(self.held, amount) if self.holds else NONE
 
     def enlarge(self, hold: Hold, more: Decimal) -> None:
         """Hold more for a call that is held already."""
         if id(hold) in self.holds:
             if self.crowd is not None:
-                self.crowd.means += more
-            self.held += more
+                self.crowd.means = plus(self.crowd.means, more)
+            self.held = plus(self.held, more)
 
     def spend(self, amount: Decimal) -> None:
         """Enter what was used."""
-        self.spent += amount
+        self.spent = plus(self.spent, amount)
         if self.lease is not None:
             self.lease.spend(amount)
         elif self.rolling is not None and amount:
@@ -255,6 +262,11 @@ class Account:
         self.holds.clear()
         if self.lease is not None:
             self.lease.start_anew()
+
+
+def total(amounts: Iterable[Decimal]) -> Decimal:
+    """Return the exact sum."""
+    return reduce(plus, amounts, NONE)
 
 
 def whoever() -> Owner:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from rlm_obs import _guard
-from rlm_obs._budgets.account import Account
+from rlm_obs._budgets.account import Account, times
 from rlm_obs.errors import ConfigError, amount_of
 
 #: A pace is judged once so much of the budget is spent: before, it says nothing.
@@ -91,10 +91,10 @@ def due(account: Account, thresholds: Sequence[float], starts_at: float | None) 
         return
     spent = account.spent
     for threshold in thresholds:
-        if spent < limit * Decimal(str(threshold)):
+        if spent < times(limit, Decimal(str(threshold))):
             break
         yield f"{threshold:g}@{limit.normalize():f}", about(account, threshold, starts_at)
-    if starts_at is not None and account.ends_at is not None and spent >= limit * PACE_FROM:
+    if starts_at is not None and account.ends_at is not None and spent >= times(limit, PACE_FROM):
         alert = about(account, float(spent / limit), starts_at, kind="pace")
         if alert.ends_at is not None and spent < limit:
             yield f"pace@{limit.normalize():f}", alert

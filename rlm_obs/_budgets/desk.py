@@ -12,7 +12,7 @@ from collections.abc import Callable
 from decimal import Decimal
 
 from rlm_obs._budgets import refusals
-from rlm_obs._budgets.account import NONE, Account, Hold, Need, Owner, whoever
+from rlm_obs._budgets.account import NONE, Account, Hold, Need, Owner, minus, plus, whoever
 from rlm_obs._budgets.line import Waiting
 from rlm_obs._guard import log
 from rlm_obs.errors import CallRefused, RlmObsError, amount_of
@@ -86,14 +86,14 @@ class Desk:
             need = Need(amount, amount, tokens)
             for account in hold.accounts:
                 more = NONE if account.unit == "calls" else need.most_of(account.unit)
-                if account.binds(need) and account.enforcement != "check" and account.held + more > account.room():
+                if account.binds(need) and account.enforcement != "check" and plus(account.held, more) > account.room():
                     return refusals.outgrown(need, account)
             amounts = []
             for account, held in zip(hold.accounts, hold.amounts, strict=True):
                 more = NONE if account.unit == "calls" else need.most_of(account.unit)
                 account.enlarge(hold, more)
-                amounts.append(held + more)
-            hold.amount += amount
+                amounts.append(plus(held, more))
+            hold.amount = plus(hold.amount, amount)
             hold.amounts = tuple(amounts)
             return None
 
@@ -247,7 +247,7 @@ class Desk:
                 if down is not None and account.lease.terms.lets_through(down):
                     continue  # counted, and told to the store later
                 account.lease.ask(
-                    account.held_with(need, need.tokens if affordable is None else affordable) - account.room()
+                    minus(account.held_with(need, need.tokens if affordable is None else affordable), account.room())
                 )
                 refusal = None if down is None else refusals.unavailable(account, down)
             if refusal is not None:
@@ -263,11 +263,11 @@ class Desk:
         if account.enforcement == "check":
             return need.tokens, None
         own = account.held_by(owner) if account.holds else NONE
-        if need.most_of(account.unit) <= left - own:
+        if need.most_of(account.unit) <= minus(left, own):
             return need.tokens, None
         if not (need.lowerable and account.clamp) or account.unit == "calls":
             return None, refusals.too_large(need, account, own)
-        affordable = need.affordable(left - own, account.unit)
+        affordable = need.affordable(minus(left, own), account.unit)
         if affordable < account.min_output_tokens:
             return None, refusals.too_large(need, account, own)
         return affordable, None
@@ -308,7 +308,7 @@ class Desk:
     def _short(need: Need, accounts: tuple[Account, ...]) -> Account:
         """Return the budget with the least room for the call, to name in an error."""
         limited = [a for a in accounts if a.limit is not None] or list(accounts)
-        return min(limited, key=lambda a: (a.limit or NONE) - a.spent - a.held - need.most_of(a.unit))
+        return min(limited, key=lambda a: minus(minus(a.limit or NONE, a.spent), plus(a.held, need.most_of(a.unit))))
 
     def after_fork(self) -> None:
         """Start anew in a forked child: its parent's calls in flight are not its own."""

@@ -8,6 +8,7 @@ import weakref
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from rlm_obs._budgets.account import minus, plus, times
 from rlm_obs._budgets.store import AccountId, Message, Reply, State
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Lease:
 
     def room(self) -> Decimal:
         """Return what may be spent and held here; nothing once its time has passed: then the store is asked again."""
-        return self.granted - self.spent if self.living() else NONE
+        return self._left() if self.living() else NONE
 
     def living(self) -> bool:
         """Tell whether it holds: by a clock that never stops, and by the wall's, whichever is further."""
@@ -93,7 +94,7 @@ class Lease:
     def spend(self, amount: Decimal) -> None:
         """Enter what a call has cost."""
         clean = self.spent == self._reported
-        self.spent += amount
+        self.spent = plus(self.spent, amount)
         self.used_at = clock()
         if clean:
             self._wake(urgent=False)
@@ -150,16 +151,16 @@ class Lease:
         """Return the next message: what was spent, what goes back, what is wanted."""
         now = clock()
         if self.number and now - self.replied_at > ABANDON_S:
-            unreported, short = self.spent - self._reported, self.short
+            unreported, short = self.unreported(), self.short
             self.start_anew()
             self.spent, self.short = unreported, short
         idle_s = IDLE_SCARCE_S if self._is_scarce() else IDLE_S
         idle = not held and not self.asked and now - self.used_at >= idle_s
         wanted = self.state is not None and self.state.wanted and not self.asked
         in_vain = self.asked and self._tries > 0  # what is too little for this process may be enough for another
-        returns = max(NONE, self._left() - held) if closing or idle or wanted or in_vain else NONE
-        least = self.short + returns if self.asked else NONE
-        wants = self._share = max(self._share * 2, least * FIRST) if least else NONE
+        returns = max(NONE, minus(self._left(), held)) if closing or idle or wanted or in_vain else NONE
+        least = plus(self.short, returns) if self.asked else NONE
+        wants = self._share = max(times(self._share, 2), times(least, FIRST)) if least else NONE
         self.number += 1
         message = Message(
             lease=self.name,
@@ -176,7 +177,7 @@ class Lease:
             rolling_s=self.terms.rolling_s,
             ends_at=None if (owner := self._owner()) is None else owner.ends_at,
         )
-        self.granted -= returns  # given away with the message, whether its answer comes or not
+        self.granted = minus(self.granted, returns)  # given away with the message, whether its answer comes or not
         self.asked, self.sending = False, True
         if self.pending_since is None:
             self.pending_since = now
@@ -184,7 +185,7 @@ class Lease:
 
     def replied(self, message: Message, reply: Reply, sent_at: float, wall_sent_at: float) -> None:
         """Take in an answer. The time of the lease runs from before the message was sent."""
-        got_more = reply.granted > message.granted - message.returns
+        got_more = reply.granted > minus(message.granted, message.returns)
         if message.wants and not got_more:
             self._tries += 1
             self._share = NONE
@@ -198,12 +199,12 @@ class Lease:
 
     def learnt(self, state: State) -> None:
         """Take in how the account stands, as a reader has asked the store; the lease itself is what it was."""
-        mine = max(NONE, self.granted - self._reported) if self.number else NONE
-        self.elsewhere = max(NONE, state.leased - mine)
+        mine = max(NONE, minus(self.granted, self._reported)) if self.number else NONE
+        self.elsewhere = max(NONE, minus(state.leased, mine))
         self.state, self.learnt_at = state, clock()
         owner = self._owner()
         if owner is not None:
-            owner.limit, owner.spent = state.limit, state.spent + self.unreported()
+            owner.limit, owner.spent = state.limit, plus(state.spent, self.unreported())
 
     def failed_with(self, error: Exception) -> None:
         """Note that the store could not be asked; it is tried again soon."""
@@ -213,7 +214,7 @@ class Lease:
 
     def unreported(self) -> Decimal:
         """Return what was spent since the last message that was answered."""
-        return self.spent - self._reported
+        return minus(self.spent, self._reported)
 
     def _wake(self, *, urgent: bool) -> None:
         owner = self._owner()
@@ -221,11 +222,11 @@ class Lease:
             self.terms.keeper.wake(owner, urgent=urgent)
 
     def _left(self) -> Decimal:
-        return self.granted - self.spent
+        return minus(self.granted, self.spent)
 
     def _is_scarce(self) -> bool:
         """Tell whether others want what this process has."""
         state = self.state
         if state is None:
             return False
-        return state.wanted or (state.leases > 1 and state.free < max(state.limit * SCARCE, self._left()))
+        return state.wanted or (state.leases > 1 and state.free < max(times(state.limit, SCARCE), self._left()))

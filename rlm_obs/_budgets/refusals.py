@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from rlm_obs._budgets.account import NONE, Account, Need
+from rlm_obs._budgets.account import NONE, Account, Need, plus
 from rlm_obs.errors import BudgetExceeded, BudgetUnavailable, amount_of
 
 RAISE = {"usd": "raise budget_usd", "tokens": "raise budget_tokens", "calls": "raise budget_calls"}
@@ -82,7 +82,7 @@ def _raise(account: Account) -> str:
 
 def _refusal(need: Need, account: Account, why: str, advice: str, *, opens: bool = False) -> BudgetExceeded:
     opens_at = account.opens_at() if opens else None
-    held = account.held + (NONE if account.lease is None else account.lease.elsewhere)
+    held = account.held if account.lease is None else plus(account.held, account.lease.elsewhere)
     refusal = BudgetExceeded(
         account.name,
         account.spent,

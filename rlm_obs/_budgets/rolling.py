@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+from rlm_obs._record import EXACT
+
 #: A rolling window lets go of what was spent in steps of this share of it.
 STEPS = 60
 
@@ -22,14 +24,14 @@ class Rolling:
         until = (now // step + 1) * step + self.seconds
         if self.steps and self.steps[-1][0] >= until:
             until, before = self.steps.pop()
-            amount += before
+            amount = EXACT.add(amount, before)
         self.steps.append((until, amount))
 
     def let_go(self, now: float) -> Decimal:
         """Forget what no longer counts, and return how much that is."""
         gone = Decimal(0)
         while self.steps and self.steps[0][0] <= now:
-            gone += self.steps.pop(0)[1]
+            gone = EXACT.add(gone, self.steps.pop(0)[1])
         return gone
 
     def opens_at(self) -> float | None:

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from decimal import Decimal
 
+from rlm_obs._record import EXACT
 from rlm_obs.errors import ConfigError, Runaway, money
 
 MINUTE_S = 60.0
@@ -53,7 +54,7 @@ class Guards:
         if self.max_rate is not None:
             with self._lock:
                 self._turn(time.monotonic())
-                self._spent += amount
+                self._spent = EXACT.add(self._spent, amount)
 
     def _check_repeats(self, fingerprint: int | None) -> None:
         if self.max_repeats is None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from decimal import Context, Decimal
+from decimal import Decimal
 from math import isqrt
+
+from rlm_obs._record import EXACT
 
 #: How many of the last calls of one kind are kept, and how many kinds: about 3 MB at most.
 LAST, MOST_KINDS = 128, 512
 #: Costs are kept as whole numbers of 1e-12 dollars: exact sums, without rounding errors that add up.
 UNITS, DIGITS = Decimal(10) ** 12, 12
-#: Not the thread's own context, which a program may have made less precise.
-EXACT = Context(prec=60)
 
 
 class Costs:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any, Literal, Protocol
+
+from rlm_obs._record import EXACT as EXACT
 
 UNITS = ("usd", "tokens", "calls")
 #: Stores keep dollars to this grain, tokens and calls whole; what is spent is rounded up, what is granted down.
 GRAIN = Decimal("1e-15")
-#: In what amounts are added: no digit is lost, whatever the program has set for its own sums.
-EXACT = Context(prec=60)
 #: How long a message that could not be served has the other leases give back what they do not need.
 WANTED_S = 2.0
 OnChange = Literal["refuse", "set", "keep"]

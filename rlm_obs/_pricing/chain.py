@@ -6,13 +6,17 @@ import json
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from rlm_obs import _guard
 from rlm_obs._guard import say_once
 from rlm_obs._pricing import plugin
 from rlm_obs._pricing.dearest import Dearest
 from rlm_obs._pricing.finding import discounted
+from rlm_obs._pricing.slopes import Slopes
 from rlm_obs._record import Cost, Request, Usage
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from rlm_obs._budgets.bound import Bound
     from rlm_obs._plugins import Plugins
 
@@ -29,6 +33,9 @@ class Chain:
         self._plugins = plugins
         self._said: set[tuple[str, str]] = set()
         self._dearest = Dearest(self._ask, plugins.settings.project_tier)
+        self._slopes = Slopes(plugins.settings.project_tier)
+        self._asked: object = None
+        self._alone = False
 
     def price(self, request: Request, usage: Usage, duration_s: float | None = None) -> Cost | None:
         """Return the first answer of the `price` hooks, less the user's discount.
@@ -49,6 +56,28 @@ class Chain:
         if cost is None:
             self._say(request)
         return cost
+
+    def most_usd(self, request: Request, bound: Bound, output_tokens: int | None = None) -> Decimal | None:
+        """Return what `most` does, the amount alone; where nobody but the built-in plugin prices, by its rates at once."""
+        if self._prices_alone():
+            output = bound.output_tokens if output_tokens is None else output_tokens
+            try:
+                usd = self._slopes.most(request, bound, output, plugin.stated())
+            except Exception as error:
+                _guard.failed("price", error)
+                usd = None
+            if usd is not None:
+                return usd
+        cost = self.most(request, bound, output_tokens)
+        return None if cost is None else cost.total
+
+    def _prices_alone(self) -> bool:
+        """Tell whether the built-in plugin is the only one with a `price`; then its answers need not be asked for."""
+        callers = self._plugins.callers("price")
+        if callers is not self._asked:
+            self._asked = callers
+            self._alone = [function for _, function, _ in callers] == [plugin.price_of_user, plugin.price]
+        return self._alone
 
     def _ask(self, request: Request, usage: Usage, duration_s: float | None = None) -> Cost | None:
         cost: Cost | None = self._plugins.first("price", request=request, usage=usage, duration_s=duration_s)

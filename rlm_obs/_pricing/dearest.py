@@ -65,7 +65,7 @@ class Dearest:
         hows = ("fresh", "cached", "written", "kept") if bound.long_cache else ("fresh", "cached", "written")
         spoken = ("text", "reasoning", "audio") if bound.speaks else ("text", "reasoning")
         found: dict[Shape, tuple[Decimal, ...]] = {}
-        for tier in self._tiers(request.provider, asked):
+        for tier in tiers_of(request.provider, asked, self._project_tier):
             if self._at(request, bound, SHORT, OUTPUT, (tier, "fresh", "text")) is None:
                 if tier == asked:
                     return  # what was asked for has no price
@@ -90,14 +90,6 @@ class Dearest:
             given = _total(self._at(request, bound, size, 0, shape))
             amounts += [given, EXACT.subtract(_total(self._at(request, bound, size, OUTPUT, shape)), given)]
         return tuple(amounts)
-
-    def _tiers(self, provider: str, asked: object) -> tuple[object, ...]:
-        """Return the tiers that may be billed, the one that was asked for first."""
-        if asked in AUTO:  # OpenAI takes what the project is set to
-            if provider != "openai" or self._project_tier in PLAIN_TIERS:
-                return (asked,)
-            return (asked, "priority" if self._project_tier == "any" else self._project_tier)
-        return (asked,) if asked in PLAIN_TIERS else (asked, "default")
 
     def _at(
         self, request: Request, bound: Bound, given: int, output: int, shape: Shape, *, media: bool = False
@@ -131,6 +123,15 @@ class Dearest:
                 output_audio_tokens=output if spoken == "audio" else None,
             ),
         )
+
+
+def tiers_of(provider: str, asked: object, project_tier: str) -> tuple[object, ...]:
+    """Return the tiers that may be billed, the one that was asked for first."""
+    if asked in AUTO:  # OpenAI takes what the project is set to
+        if provider != "openai" or project_tier in PLAIN_TIERS:
+            return (asked,)
+        return (asked, "priority" if project_tier == "any" else project_tier)
+    return (asked,) if asked in PLAIN_TIERS else (asked, "default")
 
 
 def likely_usage(bound: Bound, output_tokens: int) -> Usage:

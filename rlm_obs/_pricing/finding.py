@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
@@ -15,19 +16,33 @@ from rlm_obs._pricing.parts import EXACT
 from rlm_obs._pricing.rates import Rates
 from rlm_obs._record import Cost, Request, Usage
 
-MOST_HOSTS = 1024
+MOST_HOSTS = MOST_FOUND = 1024
+#: What a list says is found again after so long, since its rates may turn at each minute of the day.
+MINUTE_S = 60
 HOST_SOURCE = "hosts"
 NO_ALSO = "there is no price for {0}, which the call used too"
 
 
 @dataclass(slots=True)
 class Stated:
-    """What the user's settings say about prices; `known` keeps who answers at each base URL."""
+    """What the user's settings say about prices; `known` keeps who answers at each base URL, `listed` the list's rates."""
 
     overrides: Overrides | None = None
     hosts: Hosts = field(default_factory=dict)
     deployments: Mapping[str, Deployment] = field(default_factory=dict)
     known: dict[str, Host] = field(default_factory=dict)
+    listed: dict[tuple[object, ...], Found | None] = field(default_factory=dict)
+    _minute: int = 0
+    _data: object = None
+    _moment: object = None
+
+    def moment(self) -> object:
+        """Return the same object as long as what was found in the list holds: within a minute, and of the same data."""
+        minute, data = int(time.time()) // MINUTE_S, genai.snapshot()
+        if minute != self._minute or data is not self._data or self._moment is None:
+            self.listed = {}
+            self._minute, self._data, self._moment = minute, data, object()
+        return self._moment
 
     def host(self, base_url: str) -> Host:
         """Return who answers at a base URL."""
@@ -73,6 +88,27 @@ def by_user(request: Request, stated: Stated) -> Found | None:
 
 def by_list(request: Request, stated: Stated, at: datetime | None = None) -> Found | None:
     """Return the rates of the price list of whoever answers at the request's host, at the time `at` (now)."""
+    if at is not None:
+        return _in_list(request, stated, at)
+    params = request.params
+    key = (
+        *(request.provider, request.model, request.base_url, request.endpoint),
+        *(params.get("service_tier"), params.get("deployment"), params.get("completion_window")),
+    )
+    stated.moment()
+    kept = stated.listed
+    try:
+        return kept[key]
+    except KeyError:
+        if len(kept) >= MOST_FOUND:
+            kept.clear()
+        found = kept[key] = _in_list(request, stated, None)
+        return found
+    except TypeError:  # a parameter that is no text
+        return _in_list(request, stated, None)
+
+
+def _in_list(request: Request, stated: Stated, at: datetime | None) -> Found | None:
     model, params = request.model, request.params
     if not isinstance(model, str) or not model:
         return None
@@ -135,6 +171,17 @@ def with_others(cost: Cost | None, request: Request, usage: Usage, stated: State
 def says_own(usage: Usage) -> bool:
     """Tell whether a usage says anything of the call's own model, beside what others used."""
     return usage.input_tokens is not None or usage.output_tokens is not None or bool(usage.tool_calls)
+
+
+def left_of(known: Sequence[Found], request: Request, overrides: Overrides | None) -> list[Decimal]:
+    """Return what is left of the price by each of these rates after the user's discount: 1 where there is none."""
+    share = (
+        None
+        if overrides is None or not overrides.discounts
+        else overrides.discount(request.provider, request.model or "")
+    )
+    one = Decimal(1)
+    return [one if not share or found.source.startswith(STATED) else EXACT.subtract(one, share) for found in known]
 
 
 def discounted(cost: Cost, request: Request, overrides: Overrides | None) -> Cost:

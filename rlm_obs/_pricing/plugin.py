@@ -62,6 +62,8 @@ def by_user(
         return Cost(total=usage.charged_usd, source=PROVIDER)
     if stated.hosts and request.base_url and stated.host(request.base_url).free:
         return Cost(total=ZERO, source=HOST_SOURCE)
+    if stated.overrides is None and not stated.hosts:
+        return None  # nothing is stated
     found = finding.by_user(request, stated)
     if found is None:
         return None

@@ -160,7 +160,11 @@ def test_hooks_take_odd_requests() -> None:
     """A tier that is no string, or another SDK's call at its own host, is priced as far as it can be."""
     assert plugin.price(request(service_tier=7), USAGE) is not None
     theirs = SimpleNamespace(
-        provider="anthropic", model="claude-haiku-5-5", params={}, base_url="https://gate.acme.example"
+        provider="anthropic",
+        endpoint="/v1/messages",
+        model="claude-haiku-5-5",
+        params={},
+        base_url="https://gate.acme.example",
     )
     cost = plugin.price(theirs, USAGE)  # type: ignore[arg-type]
     assert cost is not None

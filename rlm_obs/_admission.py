@@ -1,0 +1,243 @@
+"""The budget side of a call: what it may cost, the hold for it, another model, the room of its stream, the settlement."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+from rlm_obs import _guard
+from rlm_obs._budgets.account import NONE, Account, Expected, Hold, Need, in_event_loop
+from rlm_obs._budgets.bound import Bound
+from rlm_obs._budgets.desk import desk
+from rlm_obs._budgets.line import Waiting
+from rlm_obs._budgets.seen import seen
+from rlm_obs._pricing.dearest import likely_usage
+from rlm_obs._record import EXACT, Record, Request, Usage
+from rlm_obs._tracker import MILLION, CostTracker
+from rlm_obs.errors import BudgetExceeded, UnknownPrice
+
+#: The most that a call with this bound can cost, in US dollars, with so many output tokens (None: the bound's own).
+Most = Callable[[Request, Bound, int | None], Decimal | None]
+#: From so many calls of its kind on, `enforcement="expected"` holds what they have cost.
+ENOUGH_SEEN = 20
+
+
+@dataclass(slots=True)
+class Needs:
+    """What the gate knows of a call before it: its bound (None: not known), the client's own timeout, its colour, and what
+    tells it apart from another call."""
+
+    bound: Callable[[Request], Bound] | None
+    timeout_s: Callable[[], float] = lambda: 600.0
+    awaits: bool = False
+    fingerprint: Callable[[], int | None] = lambda: None
+
+
+class Admission:
+    """`switched_model? -> ask -> granted? -> settle | release`, of one call in all budgets that it falls under."""
+
+    __slots__ = ("_accounts", "_most", "_needs", "_shares", "bound", "hold", "request", "trackers")
+
+    def __init__(self, request: Request, needs: Needs, trackers: tuple[CostTracker, ...], most: Most) -> None:
+        self.request, self._needs, self.trackers, self._most = request, needs, trackers, most
+        self.hold: Hold | None = None
+        self.bound: Bound | None = None
+        self._renewed()
+
+    # -- before the call ---------------------------------------------------------------------------------------------
+
+    def guard(self) -> None:
+        """Let the call pass the guards against runaways, or raise Runaway."""
+        for tracker in self.trackers:
+            tracker.admit(self.request, self._needs.fingerprint)
+
+    def switched_model(self) -> Request | None:
+        """Return the request with the cheaper model of a budget that runs low (`on_low`); None where its own holds."""
+        asked = self.request
+        for tracker in self.trackers:
+            if tracker.on_low is not None and self.request.model is not None:
+                model = _guard.guarded("on_low", tracker.cheaper, self.request)
+                if model is not None and model != self.request.model:
+                    self.request = replace(self.request, model=model)
+        return None if self.request is asked else self.request
+
+    def ask(self) -> Waiting | None:
+        """Hold what the call may cost; None: go on. A `Waiting` is to be waited for. Raises CallRefused and kin."""
+        need = self._need()
+        if need is None:
+            return None
+        label = self.request.model or self.request.operation
+        while True:
+            try:
+                asked = desk.ask(need, self._accounts, label, may_wait=self._may_wait(), renew=self._renewed)
+            except BudgetExceeded as refusal:
+                if not self._raised(refusal):
+                    raise
+                continue
+            if isinstance(asked, Waiting):
+                return asked
+            self.hold = asked
+            return None
+
+    def appeal(self, refusal: BudgetExceeded) -> Waiting | None:
+        """Ask for the money again where somebody has raised the budget meanwhile; else raise the refusal."""
+        if not self._raised(refusal):
+            raise refusal
+        return self.ask()
+
+    def _raised(self, refusal: BudgetExceeded) -> bool:
+        return any([tracker.raised(refusal) for tracker in self.trackers])
+
+    def _renewed(self) -> tuple[Account, ...]:
+        """Return the accounts that hold now; also when a window has ended while the call stood in line."""
+        shares = self._shares = tuple([tracker.accounts(self.request) for tracker in self.trackers])
+        self._accounts = shares[0] if len(shares) == 1 else tuple([account for share in shares for account in share])
+        return self._accounts
+
+    @property
+    def wait_s(self) -> float:
+        """How long this call may wait for room: the shortest `wait_s` of its budgets, or the request's own timeout."""
+        own = [t.wait_s for t in self.trackers if t.wait_s is not None]
+        return min(own) if own else self._needs.timeout_s()
+
+    @property
+    def output_limit(self) -> int | None:
+        """The output limit to send per choice, where the budget lowered it; None leaves the request as it is."""
+        if self.hold is None or self.hold.tokens is None:
+            return None
+        return self.hold.tokens // (1 if self.bound is None else self.bound.choices)
+
+    def _may_wait(self) -> bool:
+        return self._needs.awaits or not in_event_loop()
+
+    def _is_limited(self) -> bool:
+        return any([account.limit is not None for account in self._accounts])
+
+    def _need(self) -> Need | None:
+        """Return what the call may cost at most; None where no budget is in force and nothing needs to be known."""
+        if not self._is_limited():
+            return None
+        if self._needs.bound is None:
+            return Need(NONE, NONE)
+        bound = self.bound = self._needs.bound(self.request)
+        most = self._most(self.request, bound, None)
+        if most is None:
+            return self._need_without_price(bound)
+        lowerable = bound.output_tokens > 0 and not bound.limit_is_users
+        find_least = functools.partial(self._most, self.request, bound, 0) if lowerable else None
+        expected = self._expected()
+        return Need(None, most, bound.output_tokens, lowerable, not most, find_least, bound.input_tokens, expected)
+
+    def _expected(self) -> Expected | None:
+        """Return what such calls have cost so far, where a budget holds that, and enough were seen."""
+        if not any([account.enforcement == "expected" for account in self._accounts]):
+            return None
+        costs = seen.of(self.request.model, self.request.operation)
+        if costs is None or costs.count < ENOUGH_SEEN:
+            return None
+        return Expected(costs.mean, float(costs.deviation) ** 2)
+
+    def _need_without_price(self, bound: Bound) -> Need:
+        policies = [t.unknown_price for t in self.trackers if t.budget_usd is not None]
+        if "block" in policies:
+            blocker = next(t for t in self.trackers if t.budget_usd is not None and t.unknown_price == "block")
+            raise UnknownPrice(self.request.model or "?", self.request.provider, blocker.name)
+        rate = max((p for p in policies if isinstance(p, Decimal)), default=NONE)
+        least, most = _at(rate, bound.input_tokens), _at(rate, bound.input_tokens + bound.output_tokens)
+        lowerable = not bound.limit_is_users
+        return Need(least, most, bound.output_tokens, lowerable, free=not rate, input_tokens=bound.input_tokens)
+
+    # -- during the call ---------------------------------------------------------------------------------------------
+
+    @property
+    def output_room(self) -> int | None:
+        """How many output tokens a stream may write before it has outgrown its hold; None where nothing limits it."""
+        hold, bound = self.hold, self.bound
+        if hold is None or bound is None or not bound.output_tokens or not self._is_limited():
+            return None
+        return bound.output_tokens if hold.tokens is None else hold.tokens
+
+    def outgrown(self, tokens: int) -> int:
+        """Hold a quarter more for a stream that has written `tokens`; returns its new room. Raises BudgetExceeded."""
+        hold, more = self.hold, max(1, tokens // 4)
+        if hold is not None:
+            bound = self.bound or Bound(0, 0)  # long input makes output dearer
+            price, least = self._most(self.request, bound, more), self._most(self.request, bound, 0)
+            added = NONE if price is None or least is None else EXACT.subtract(price, least)
+            refusal = desk.extend(hold, added, more)
+            if refusal is not None:
+                raise refusal
+        return tokens + more
+
+    # -- after the call ----------------------------------------------------------------------------------------------
+
+    def out_of_room(self, refusal: BudgetExceeded) -> None:
+        """Tell the budget that has refused the call."""
+        for tracker in self.trackers:
+            _guard.held_back("budget", tracker.out_of_room, refusal)
+
+    def likely_bound(self) -> Bound | None:
+        """Return the bound of the call, for one whose answer does not say what it used; None: not known."""
+        if self.bound is None and self._needs.bound is not None:
+            return self._needs.bound(self.request)
+        return self.bound
+
+    def release(self, record: Record, operations: tuple[str, ...]) -> None:
+        """Return the hold of a call that was never sent, and count it as refused."""
+        if self.hold is not None:
+            desk.release(self.hold)
+        for tracker in self.trackers:
+            _guard.held_back("budget", tracker.book, record, NONE, operations)
+
+    def settle(self, record: Record, charge: Decimal, streamed_tokens: int, operations: tuple[str, ...]) -> None:
+        """Replace the hold with what the call cost its budgets, and enter it in their books."""
+        tokens = self._tokens_used(record, streamed_tokens)
+        if self.hold is not None:
+            desk.settle(self.hold, charge, tokens)
+        else:
+            desk.spend(self._accounts, charge, tokens)
+        for tracker, accounts in zip(self.trackers, self._shares, strict=True):
+            _guard.held_back("budget", tracker.book, record, charge, operations, accounts, tokens)
+        if record.cost is not None and record.status == "ok":
+            seen.add(self.request.model, self.request.operation, charge)
+
+    def settle_anyhow(self) -> None:
+        """Settle a hold that is still open at what was held: whatever of ours has failed, no hold outlives its call."""
+        if self.hold is not None and not self.hold.settled:
+            _guard.guarded("budget", desk.settle, self.hold, self.hold.amount)
+
+    def charge_of_the_unseen(
+        self, usage: Usage | None, estimate: Decimal, likely: Callable[[], Decimal | None]
+    ) -> Decimal:
+        """Return what a call whose cost nobody told costs its budgets: an estimate, or all that was held for it."""
+        if self.hold is None:
+            return estimate
+        if self._holds_the_unseen():
+            return self.hold.amount
+        rate = max((t.unknown_price for t in self.trackers if isinstance(t.unknown_price, Decimal)), default=None)
+        if usage is not None and rate is not None:
+            return _at(rate, (usage.input_tokens or 0) + (usage.output_tokens or 0))
+        if usage is None and not estimate:
+            return likely() or NONE  # it may have been billed: at least its input is counted
+        return estimate
+
+    def _holds_the_unseen(self) -> bool:
+        return any([t.unseen_usage == "hold" for t in self.trackers])
+
+    def _tokens_used(self, record: Record, streamed_tokens: int) -> int:
+        """Return the input and output of a call; where it does not say, what was seen of it, or what was held."""
+        usage, bound = record.usage, self.bound
+        if usage is not None and (usage.input_tokens is not None or usage.output_tokens is not None):
+            return (usage.input_tokens or 0) + (usage.output_tokens or 0)
+        if bound is None or (record.cost is not None and not record.cost.total and record.cost.exact):
+            return 0  # it was not answered, or its answer counts no tokens
+        if self._holds_the_unseen():
+            return bound.input_tokens + bound.output_tokens
+        return (likely_usage(bound, 0).input_tokens or 0) + streamed_tokens
+
+
+def _at(rate: Decimal, tokens: int) -> Decimal:
+    """Return what tokens cost at a rate in US dollars per million."""
+    return EXACT.divide(EXACT.multiply(rate, tokens), MILLION)
