@@ -40,7 +40,7 @@ def prices() -> Iterator[Chain]:
 
 @pytest.mark.parametrize("tier", [None, "default", "flex", "priority"])
 def test_slopes_say_what_asking_says(tier: str | None, prices: Chain) -> None:
-    """For each model of OpenAI's and every ninth of the others, at every size, the amount is the same digit for digit, or no slope is given."""
+    """For each model of OpenAI's and every ninth of the others, the amount is the same to the digit, or no slope is given."""
     told = 0
     for provider in genai.providers():
         for model in provider.models if provider.id == "openai" else provider.models[::9]:
