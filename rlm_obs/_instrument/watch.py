@@ -7,23 +7,21 @@ stream, `iter_lines`, `read`, a library) passes it, and the user keeps the SDK's
 from __future__ import annotations
 
 import functools
-import json
 import sys
 import types
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Generic
 
 from rlm_obs import _guard, _lost
+from rlm_obs._instrument.events import data_of, parsed, split_events, whole_events
 from rlm_obs.errors import BudgetExceeded
 
 if TYPE_CHECKING:
     from rlm_obs._instrument.gate import Passing
 
 MOST_JSON_BYTES = 32_000_000  # a plain answer that is read as a stream is kept up to here, to read its usage at the end
-MOST_EVENT_BYTES = 4_000_000  # an event without an end is not waited for beyond this
 MOST_KEPT_BYTES = 4_000_000  # of a stream with a limit, for what it had brought if it outgrows it
 SLACK = 16  # events that bring no output: of the role, the end, the usage
-SEPARATORS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 
 class Watch:
@@ -156,10 +154,10 @@ class Watch:
             self._keep(data)
             return data
         if self._hides_usage:
-            whole, self._tail = _whole_events(self._tail + data if self._tail else data)
+            whole, self._tail = whole_events(self._tail + data if self._tail else data)
             found = _guard.guarded("stream", self._look, whole)
             return whole if found is None else found
-        whole, self._tail = _whole_events(self._tail + data if self._tail else data)
+        whole, self._tail = whole_events(self._tail + data if self._tail else data)
         _guard.guarded("stream", self._look, whole)
         return data
 
@@ -187,7 +185,7 @@ class Watch:
     def _read_events(self, whole: bytes, first: bool) -> bytes:
         """Read the events that say something, and return all of them but the one that only we asked for."""
         kept: list[bytes] = []
-        for event in _split(whole):
+        for event in split_events(whole):
             kept.append(event)
             if first:
                 if b"data:" not in event:
@@ -195,11 +193,11 @@ class Watch:
                 first, self._envelope = False, len(event)
             elif not self._keeps_all and not any(sign in event for sign in self._reader.signs):
                 continue
-            data = _data_of(event)
+            data = data_of(event)
             if data.startswith(b"[DONE]"):
                 self._end(None, complete=True)
                 continue
-            said = _parsed(data)
+            said = parsed(data)
             if said is None:
                 continue
             if self._hides_usage and self._reader.only_usage(said):
@@ -218,7 +216,7 @@ class Watch:
 
         An event that brings output is a token at least; others bring none, so they are told apart here, where it matters.
         """
-        events = (_parsed(_data_of(event)) for event in _split(b"".join(self._kept)))
+        events = (parsed(data_of(event)) for event in split_events(b"".join(self._kept)))
         written = [text for event in events if (text := self._reader.written(event)) is not None]
         tokens = len(written) if self._kept_size <= MOST_KEPT_BYTES else self._count
         if tokens - SLACK <= room:
@@ -232,12 +230,12 @@ class Watch:
 
     def _measure(self, data: bytes) -> None:
         """Take the first event's length."""
-        whole, self._tail = _whole_events(self._tail + data)
-        self._envelope = next((len(event) for event in _split(whole) if b"data:" in event), 0)
+        whole, self._tail = whole_events(self._tail + data)
+        self._envelope = next((len(event) for event in split_events(whole) if b"data:" in event), 0)
 
     def _read_lines(self, lines: list[bytes]) -> None:
         for line in lines:
-            said = _parsed(line)
+            said = parsed(line)
             if said is not None and self._lines is not None:
                 self._count += 1
                 _guard.guarded("batch", self._lines, said, self._count)
@@ -311,7 +309,7 @@ class Watch:
         return rest
 
     def _read_body(self, body: list[bytes]) -> None:
-        said = _parsed(b"".join(body))
+        said = parsed(b"".join(body))
         if said is not None:
             self._reader.answered(said, self._call.answer)
 
@@ -379,39 +377,6 @@ class Watch:
         """End the call if nobody has taken the stream up again."""
         if self._left and not self._inside:
             self._end(None)
-
-
-def _whole_events(data: bytes) -> tuple[bytes, bytes]:
-    """Split into whole events and the beginning of the next one."""
-    if data.endswith(SEPARATORS):
-        return data, b""
-    end = max((data.rfind(s) + len(s) for s in SEPARATORS if s in data), default=0)
-    if not end and len(data) > MOST_EVENT_BYTES:
-        return data, b""
-    return data[:end], data[end:]
-
-
-def _split(whole: bytes) -> list[bytes]:
-    """Return the events of `whole`, each with its separator."""
-    events, start = [], 0
-    while start < len(whole):
-        ends = [(at + len(s)) for s in SEPARATORS if (at := whole.find(s, start)) >= 0]
-        end = min(ends, default=len(whole))
-        events.append(whole[start:end])
-        start = end
-    return events
-
-
-def _data_of(event: bytes) -> bytes:
-    lines = [line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:")]
-    return lines[0] if len(lines) == 1 else b"\n".join(lines)
-
-
-def _parsed(data: bytes) -> Any:
-    try:
-        return json.loads(data)
-    except ValueError:
-        return None  # the SDK will say so to the user
 
 
 @functools.lru_cache(maxsize=256)

@@ -196,9 +196,9 @@ def test_nothing_is_read_ahead() -> None:
 
 def test_an_event_without_an_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """What never ends is handed on in time: no more than a few megabytes are ever kept back."""
-    from rlm_obs._instrument import watch
+    from rlm_obs._instrument import events
 
-    monkeypatch.setattr(watch, "MOST_EVENT_BYTES", 1000)
+    monkeypatch.setattr(events, "MOST_EVENT_BYTES", 1000)
     response, _ = watched([b"data: " + b"x" * 600, b"x" * 600, b"x" * 600], asked=True)
     pieces = response.iter_bytes()
     assert len(next(pieces)) == 1206

@@ -21,7 +21,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 FOLDERS = ("rlm_obs", "tests", "benchmarks", "examples", "plugins")
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 #: A file fits a sitting. These do not, and each says why; the number of lines beyond which nobody argues is MOST.
-USUAL, MOST = 300, 480
+USUAL, MOST = 300, 460
 LONG = {
     "_attributes.py": "every attribute has its name here and nowhere else",
     "_budgets/desk.py": "one lock guards all that reserving and settling touch",

@@ -1,0 +1,44 @@
+"""Server-sent events as bytes: where one ends, and what its data says. Source: WHATWG HTML, "Server-sent events", 9.2.6."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+MOST_EVENT_BYTES = 4_000_000  # an event without an end is not waited for beyond this
+SEPARATORS = (b"\n\n", b"\r\n\r\n", b"\r\r")
+
+
+def whole_events(data: bytes) -> tuple[bytes, bytes]:
+    """Split into whole events and the beginning of the next one."""
+    if data.endswith(SEPARATORS):
+        return data, b""
+    end = max((data.rfind(s) + len(s) for s in SEPARATORS if s in data), default=0)
+    if not end and len(data) > MOST_EVENT_BYTES:
+        return data, b""
+    return data[:end], data[end:]
+
+
+def split_events(whole: bytes) -> list[bytes]:
+    """Return the events of `whole`, each with its separator."""
+    events, start = [], 0
+    while start < len(whole):
+        ends = [(at + len(s)) for s in SEPARATORS if (at := whole.find(s, start)) >= 0]
+        end = min(ends, default=len(whole))
+        events.append(whole[start:end])
+        start = end
+    return events
+
+
+def data_of(event: bytes) -> bytes:
+    """Return what an event carries, its lines of data joined."""
+    lines = [line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:")]
+    return lines[0] if len(lines) == 1 else b"\n".join(lines)
+
+
+def parsed(data: bytes) -> Any:
+    """Return the JSON that data is, or None."""
+    try:
+        return json.loads(data)
+    except ValueError:
+        return None  # the SDK will say so to the user
