@@ -108,6 +108,7 @@ def test_a_record_comes_back_from_its_span(provider: TracerProvider | None, **fa
         operations=facts["operations"],
         plugins=runtime().plugins,
         price=lambda *_: facts["cost"],
+        most=lambda *_: None,
     )
     call.start()
     answer = call.answer

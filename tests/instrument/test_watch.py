@@ -81,6 +81,7 @@ def watched(pieces: Sequence[bytes], *, asked: bool, awaits: bool = False) -> tu
         operations=(),
         plugins=loaded(),
         price=lambda *_: None,
+        most=lambda *_: None,
     )
     asking = Asked(request, Needs(None), None, asked)
     response = HTTP.Response(200, headers={"content-type": "text/event-stream"}, stream=Cut(pieces))
