@@ -38,7 +38,18 @@ class Needs:
 class Admission:
     """`switched_model? -> ask -> granted? -> settle | release`, of one call in all budgets that it falls under."""
 
-    __slots__ = ("_accounts", "_most", "_needs", "_shares", "bound", "hold", "request", "trackers")
+    __slots__ = (
+        "_accounts",
+        "_expects",
+        "_limited",
+        "_most",
+        "_needs",
+        "_shares",
+        "bound",
+        "hold",
+        "request",
+        "trackers",
+    )
 
     def __init__(self, request: Request, needs: Needs, trackers: tuple[CostTracker, ...], most: Most) -> None:
         self.request, self._needs, self.trackers, self._most = request, needs, trackers, most
@@ -94,6 +105,12 @@ class Admission:
         """Return the accounts that hold now; also when a window has ended while the call stood in line."""
         shares = self._shares = tuple([tracker.accounts(self.request) for tracker in self.trackers])
         self._accounts = shares[0] if len(shares) == 1 else tuple([account for share in shares for account in share])
+        self._limited = self._expects = False
+        for account in self._accounts:
+            if account.limit is not None:
+                self._limited = True
+                if account.enforcement == "expected":
+                    self._expects = True
         return self._accounts
 
     @property
@@ -112,12 +129,9 @@ class Admission:
     def _may_wait(self) -> bool:
         return self._needs.awaits or not in_event_loop()
 
-    def _is_limited(self) -> bool:
-        return any([account.limit is not None for account in self._accounts])
-
     def _need(self) -> Need | None:
         """Return what the call may cost at most; None where no budget is in force and nothing needs to be known."""
-        if not self._is_limited():
+        if not self._limited:
             return None
         if self._needs.bound is None:
             return Need(NONE, NONE)
@@ -127,13 +141,11 @@ class Admission:
             return self._need_without_price(bound)
         lowerable = bound.output_tokens > 0 and not bound.limit_is_users
         find_least = functools.partial(self._most, self.request, bound, 0) if lowerable else None
-        expected = self._expected()
+        expected = self._expected() if self._expects else None
         return Need(None, most, bound.output_tokens, lowerable, not most, find_least, bound.input_tokens, expected)
 
     def _expected(self) -> Expected | None:
-        """Return what such calls have cost so far, where a budget holds that, and enough were seen."""
-        if not any([account.enforcement == "expected" for account in self._accounts]):
-            return None
+        """Return what such calls have cost so far, where enough were seen."""
         costs = seen.of(self.request.model, self.request.operation)
         if costs is None or costs.count < ENOUGH_SEEN:
             return None
@@ -155,7 +167,7 @@ class Admission:
     def output_room(self) -> int | None:
         """How many output tokens a stream may write before it has outgrown its hold; None where nothing limits it."""
         hold, bound = self.hold, self.bound
-        if hold is None or bound is None or not bound.output_tokens or not self._is_limited():
+        if hold is None or bound is None or not bound.output_tokens or not self._limited:
             return None
         return bound.output_tokens if hold.tokens is None else hold.tokens
 

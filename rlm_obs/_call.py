@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 _prefix = f"call_{secrets.token_hex(6)}_"
 _numbers = itertools.count(1)
 _ending = threading.Lock()
+#: What a request has cost with this usage, in so many seconds, answered by this model and tier (None: not said).
+Charge = Callable[[Request, Usage, float | None, str | None, str | None], Cost | None]
 FROM_STREAM = "output counted from the stream"
 INPUT_BOUND = "input estimated from its bytes"
 
@@ -99,7 +101,7 @@ class Call:
         trackers: tuple[CostTracker, ...],
         operations: tuple[str, ...],
         plugins: Plugins,
-        price: Callable[..., Cost | None],
+        price: Charge,
         most: Most,
         content: Mapping[str, Any] | None = None,
     ) -> None:
@@ -231,14 +233,14 @@ class Call:
         record = self.record = self._record(status, error, duration_s, cost)
         self._settle(record)
         for name, function, wanted in self._plugins.callers("call_finished"):
-            _guard.held_back(f"{name}.call_finished", function, *(record for _ in wanted))
+            _guard.held_back(f"{name}.call_finished", function, *((record,) if wanted else ()))
         self._end_span(record)
 
     def _cost(self, status: CallStatus, error: str | None, duration_s: float) -> Cost | None:
         answer = self.answer
         usage = answer.usage
         if usage is not None:
-            return self._price(self._answered(), usage, duration_s)
+            return self._price(self.request, usage, duration_s, answer.model, answer.service_tier)
         if answer.http_status is not None and answer.http_status >= 400:
             return Cost(total=NONE, source="status")
         if status == "error" and error in _NEVER_ANSWERED and not answer.streamed_tokens and answer.http_status is None:
@@ -252,27 +254,9 @@ class Call:
         bound = self._budget.likely_bound()
         if bound is None:
             return None
-        cost = self._price(self._answered(), likely_usage(bound, self.answer.streamed_tokens))
+        answer, usage = self.answer, likely_usage(bound, self.answer.streamed_tokens)
+        cost = self._price(self.request, usage, None, answer.model, answer.service_tier)
         return None if cost is None else replace(cost, caveats=(*cost.caveats, FROM_STREAM, INPUT_BOUND))
-
-    def _answered(self) -> Request:
-        """Return the request as it was answered: the answered model and tier are what is billed."""
-        answer, request = self.answer, self.request
-        if answer.model is None and answer.service_tier is None:
-            return request
-        params = request.params
-        if answer.service_tier is not None:
-            params = {**params, "service_tier": answer.service_tier}
-        return Request(
-            provider=request.provider,
-            endpoint=request.endpoint,
-            operation=request.operation,
-            model=answer.model or request.model,
-            params=params,
-            streamed=request.streamed,
-            base_url=request.base_url,
-            attributes=request.attributes,
-        )
 
     def _record(self, status: CallStatus, error: str | None, duration_s: float, cost: Cost | None) -> Record:
         answer, request, span = self.answer, self.request, self._span
@@ -307,13 +291,12 @@ class Call:
         facts: dict[str, Any] = {**names.server_of(self.request.base_url), **self.request.attributes}
         if answer.limits:
             facts.update(answer.limits)
-        for attribute, count in (
-            (names.RETRIES, answer.retries),
-            (names.CHUNKS, answer.chunks),
-            (names.TOOL_CALLS, answer.tool_calls),
-        ):
-            if count is not None:
-                facts[attribute] = count
+        if answer.retries is not None:
+            facts[names.RETRIES] = answer.retries
+        if answer.chunks is not None:
+            facts[names.CHUNKS] = answer.chunks
+        if answer.tool_calls is not None:
+            facts[names.TOOL_CALLS] = answer.tool_calls
         if answer.response_id is not None:
             facts[names.RESPONSE_ID] = answer.response_id
         if answer.finish_reasons:

@@ -25,6 +25,7 @@ from rlm_obs._record import Record
 
 SCOPE = InstrumentationScope("rlm_obs")
 UNSET = Status(StatusCode.UNSET)
+NOBODY = trace.INVALID_SPAN_CONTEXT
 SAMPLED, DROPPED = TraceFlags(TraceFlags.SAMPLED), TraceFlags(TraceFlags.DEFAULT)
 
 
@@ -130,7 +131,7 @@ def start(
     """Start a call's span as a child of `parent`, as `opentelemetry.sdk.trace.Tracer.start_span` does: ids by the provider's
     generator, the decision by its sampler. Source: OpenTelemetry specification, trace/sdk.md, "SDK span creation"."""
     ids, sampler = provider.id_generator, provider.sampler
-    above = parent if parent.is_valid else None
+    above = parent if parent is not NOBODY and parent.is_valid else None
     trace_id = ids.generate_trace_id() if above is None else above.trace_id
     if sampler is DEFAULT_ON and (above is None or above.trace_flags.sampled):  # what it would decide, without asking
         own = SpanContext(

@@ -54,7 +54,8 @@ class Pipeline(SpanProcessor):
             if delay_s is None or "OTEL_BSP_SCHEDULE_DELAY" in os.environ
             else delay_s * 1000,
         )
-        self._room = self._batches._batch_processor._max_queue_size
+        self._queue = self._batches._batch_processor
+        self._room = self._queue._max_queue_size
         self._lock = threading.Lock()
         self._flusher: threading.Thread | None = None
         self._flushed = True
@@ -80,13 +81,14 @@ class Pipeline(SpanProcessor):
             self.counts[to] += spans
 
     def on_end(self, span: ReadableSpan) -> None:
-        if span.context is None or not span.context.trace_flags.sampled:
+        context = span.context
+        if context is None or not context.trace_flags.sampled:
             return
         with self._lock:
             lost = "shut down" if self._closed else "queue full" if self.counts["waiting"] >= self._room else None
             self.counts[lost or "waiting"] += 1
         if lost is None:
-            self._batches.on_end(span)
+            self._queue.emit(span)  # as `BatchSpanProcessor.on_end` does behind the same check
         else:
             _guard.say_once(
                 f"{id(self)} {lost}",
@@ -150,7 +152,7 @@ class Pipeline(SpanProcessor):
             if self._closed:
                 return not self.losses()
             self._closed = True
-        self._batches._batch_processor.shutdown(timeout_millis=int(timeout_s * 1000))
+        self._queue.shutdown(timeout_millis=int(timeout_s * 1000))
         self._shut_exporter(max(0.0, ends - time.monotonic()))
         with self._lock:
             self._given_up = True
@@ -169,7 +171,7 @@ class Pipeline(SpanProcessor):
         try:
             closing.start()
         except RuntimeError:  # no thread starts at the end of the program (Python 3.12 and later)
-            if not self._batches._batch_processor._worker_thread.is_alive():
+            if not self._queue._worker_thread.is_alive():
                 self.asks("shutdown")
         else:
             closing.join(timeout_s)

@@ -11,7 +11,7 @@ _put = object.__setattr__
 
 
 def quick_to_make(cls: type[T]) -> type[T]:
-    """Give a data class (frozen, with slots, all arguments by keyword) an `__init__` that takes a third of the time.
+    """Give a data class (frozen, with slots) an `__init__` that takes a third of the time.
 
     What `dataclasses` writes calls `object.__setattr__` for each field. This one has the object be of an open twin class
     while its fields are assigned, and of its own, frozen class before anybody sees it. Everything else stays as it was.
@@ -33,8 +33,9 @@ def quick_to_make(cls: type[T]) -> type[T]:
         passed.append(f"{name}={value}")
         assigned.append(f"    self.{name} = {value}")
     checked = ["    self.__post_init__()"] if hasattr(cls, "__post_init__") else []
+    by_name = "*, " if all(field.kw_only for field in fields(cls)) else ""  # type: ignore[arg-type]
     lines = [
-        f"def __init__(self, *, {', '.join(given)}):",
+        f"def __init__(self, {by_name}{', '.join(given)}):",
         "    if self.__class__ is not _cls:",
         f"        return _slow(self, {', '.join(passed)})",  # a subclass stays what it is
         "    _put(self, '__class__', _twin)",

@@ -56,7 +56,7 @@ class InForce:
             trackers=self.trackers,
             operations=self.operations,
             plugins=self.runtime.plugins,
-            price=self.runtime.prices.price,
+            price=self.runtime.prices.charge,
             most=self.runtime.prices.most_usd,
             content=content,
         )

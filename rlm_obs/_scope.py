@@ -49,7 +49,12 @@ def tracer_in_force(tracer: Tracer | None = None) -> Tracer | None:
 
 def current() -> Scope:
     """Return the scope of the running code, or the empty one."""
-    found = otel.get_value(KEY)
+    return of(otel.get_current())
+
+
+def of(context: otel.Context) -> Scope:
+    """Return the scope in a context, or the empty one."""
+    found = context.get(KEY)
     return found if isinstance(found, Scope) else EMPTY
 
 

@@ -97,8 +97,11 @@ class Tracer:
         """Start the span of a call (kind CLIENT), as `start` does; `attributes` is taken over, not copied."""
         if self._own is None:
             return self.start(name, attributes, kind=SpanKind.CLIENT)
-        scope, around = _scope.current(), trace.get_current_span()
-        if self._is_topmost(scope, around):
+        context = otel.get_current()
+        scope, around = _scope.of(context), trace.get_current_span(context)
+        if around is trace.INVALID_SPAN and scope.tracer is not self:
+            attributes[ROOT] = True
+        elif self._is_topmost(scope, around):
             attributes.update(_of_topmost(around))
         elif scope.trace_name is not None:
             attributes[TRACE_NAME] = scope.trace_name

@@ -85,6 +85,8 @@ class Need:
 
     def cost(self, tokens: int, unit: str = "usd") -> Decimal:
         """Return what the call uses at most, with its output limited to `tokens`."""
+        if unit == "usd" and tokens >= self.tokens:
+            return self.most
         if tokens >= self.tokens or unit == "calls":
             return self.most_of(unit)
         if unit == "tokens":
@@ -271,7 +273,7 @@ def total(amounts: Iterable[Decimal]) -> Decimal:
 
 def whoever() -> Owner:
     """Return who is running: the thread, and the asyncio task if there is one."""
-    task = asyncio.current_task() if in_event_loop() else None
+    task = None if asyncio._get_running_loop() is None else asyncio.current_task()
     return weakref.ref(threading.current_thread()), None if task is None else weakref.ref(task)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from rlm_obs._budgets.audio import audio_tokens
 from rlm_obs._budgets.images import image_tokens, size_of
+from rlm_obs._frozen import quick_to_make
 
 #: How many bytes of text a token has, about: for what is likely, never for a bound.
 BYTES_PER_TOKEN = 4
@@ -24,6 +25,7 @@ UNREAD = "content that can be read only once, or is no JSON"
 CUSTOM = "content of a kind that is not known"
 
 
+@quick_to_make
 @dataclass(frozen=True, slots=True)
 class Bound:
     """The most a call can use, in tokens. `output_tokens` is of all choices; `limit_is_users` if the request set it.

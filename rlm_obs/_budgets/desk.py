@@ -229,14 +229,11 @@ class Desk:
         for account in accounts:
             if not account.binds(need):
                 continue
-            left = account.left()
-            known = account.lease is None or account.lease.state is not None
-            if (
-                left > 0
-                and known
-                and (account.enforcement == "check" or account.held_with(need, need.tokens) <= account.room())
-            ):
-                continue
+            left, lease = account.left(), account.lease
+            if left > 0 and (lease is None or lease.state is not None):
+                room = left if lease is None else min(left, lease.room())
+                if account.enforcement == "check" or account.held_with(need, need.tokens) <= room:
+                    continue
             affordable, refusal = self._judge_alone(need, account, left, owner)
             if refusal is None and affordable is not None:
                 tokens = min(tokens, affordable)

@@ -28,6 +28,8 @@ class Guards:
         if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float) or not rate > 1):
             raise ConfigError(f"max_spend_rate={rate!r}: give how many times the usual, above 1")
         self.max_repeats, self.max_calls, self.max_rate = max_repeats, max_calls_per_minute, rate
+        #: Whether there is any.
+        self.on = not (max_repeats is None and max_calls_per_minute is None and rate is None)
         self._name = name
         self._lock = threading.Lock()
         self._last: int | None = None
@@ -35,11 +37,6 @@ class Guards:
         self._calls: deque[float] = deque()
         self._minute, self._spent = 0, Decimal(0)
         self._minutes: deque[Decimal] = deque(maxlen=MOST_MINUTES)
-
-    @property
-    def on(self) -> bool:
-        """Tell whether there is any."""
-        return not (self.max_repeats is None and self.max_calls is None and self.max_rate is None)
 
     def admit(self, fingerprint: int | None) -> None:
         """Let a call pass, or raise Runaway. `fingerprint` tells requests apart; None is like no other."""

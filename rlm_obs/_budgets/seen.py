@@ -79,31 +79,41 @@ class Seen:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._kinds: dict[tuple[str | None, str], Costs] = {}
+        self._new: deque[tuple[str | None, str, Decimal]] = deque()
 
     def add(self, model: str | None, operation: str, cost: Decimal) -> None:
         """Note what a call of `model` (the requested one) and `operation` ("chat") has cost, in US dollars."""
-        units = int(EXACT.multiply(cost, UNITS))
-        kind = (model, operation)
+        self._new.append((model, operation, cost))  # and add up when somebody asks: most programs never do
+        if len(self._new) >= LAST:
+            self._count()
+
+    def _count(self) -> None:
+        """Add up what is new."""
         with self._lock:
-            costs = self._kinds.get(kind)
-            if costs is None:
-                if len(self._kinds) >= MOST_KINDS:
-                    del self._kinds[next(iter(self._kinds))]
-                costs = self._kinds[kind] = Costs(self._lock)
-            costs._add(units)
+            while self._new:
+                model, operation, cost = self._new.popleft()
+                costs = self._kinds.get((model, operation))
+                if costs is None:
+                    if len(self._kinds) >= MOST_KINDS:
+                        del self._kinds[next(iter(self._kinds))]
+                    costs = self._kinds[model, operation] = Costs(self._lock)
+                costs._add(int(EXACT.multiply(cost, UNITS)))
 
     def of(self, model: str | None, operation: str) -> Costs | None:
         """Return the costs of such calls, which go on being counted, or None where there was none yet."""
+        if self._new:
+            self._count()
         return self._kinds.get((model, operation))
 
     def clear(self) -> None:
         """Forget all."""
         with self._lock:
             self._kinds.clear()
+            self._new.clear()
 
     def after_fork(self) -> None:
         """Start anew in a forked child, with a lock that nobody holds: its calls are its own."""
-        self._lock, self._kinds = threading.Lock(), {}
+        self._lock, self._kinds, self._new = threading.Lock(), {}, deque()
 
 
 def _dollars(units: int) -> Decimal:

@@ -55,6 +55,14 @@ NOT_INPUT = frozenset(
         *("top_p", "truncation", "user", "verbosity", "web_search_options"),
     }
 )
+#: Those of them that may bring input of another kind, or say what else is billed.
+TELLING = frozenset(
+    {
+        *("conversation", "input", "previous_response_id", "prompt", "prompt_cache_options", "tools"),
+        "web_search_options",
+    }
+)
+SILENT = NOT_INPUT - TELLING
 #: Tools that run at the host: each adds input that the request does not show, in turns of its own, and may cost apart.
 HOSTED = {
     "apply_patch": "the instructions of the patch tool",
@@ -71,7 +79,7 @@ HOSTED = {
 WEB_SEARCH = "web search: what it finds, and its calls"
 OWN_TOOLS = frozenset({"function", "custom", "namespace", None})
 #: Models that search the web whether they are asked to or not.
-SEARCHING = ("-search-", "-deep-research")
+SEARCHES, RESEARCHES = "-search-", "-deep-research"
 #: OpenAI refuses embeddings of more tokens than these in one request, and completes 16 where nothing else is asked.
 MOST_EMBEDDED, LEAST_COMPLETED = 300_000, 16
 
@@ -103,7 +111,9 @@ def _chat(body: Mapping[str, Any], endpoint: Endpoint, request: Request) -> Boun
     text = count.content(body.get("messages")) if "messages" in body else 0
     open_ended = False
     for name, value in body.items():
-        if name not in NOT_INPUT:
+        if name in SILENT:
+            continue
+        if name not in TELLING:
             text += len(name) + MARKS + (text_tokens(value) if type(value) is str else most_json_tokens(value))
         elif name == "input":
             text += count.content(value)
@@ -119,10 +129,10 @@ def _chat(body: Mapping[str, Any], endpoint: Endpoint, request: Request) -> Boun
             count.leave_open(STORED)
         elif name == "prompt_cache_options" and is_long(value):
             count.long_cache = True
-    if any(part in model for part in SEARCHING):
+    if SEARCHES in model or RESEARCHES in model:
         open_ended = _open(count, WEB_SEARCH)
     each, users = _output_limit(body, endpoint, request, own)
-    choices = max(_count(request.params.get("n")) or 1, _count(request.params.get("best_of")) or 1)
+    choices = _choices(request)
     likely = _likely(text, count, text_tokens)
     if window is not None and not open_ended and (text > window or count.stored):
         text = window  # no input is ever longer
@@ -155,7 +165,7 @@ def _completion(body: Mapping[str, Any], endpoint: Endpoint, request: Request) -
         each, users = min(own, LEAST_COMPLETED), True
     else:
         each, users = _output_limit(body, endpoint, request, own)
-    choices = max(_count(request.params.get("n")) or 1, _count(request.params.get("best_of")) or 1) * len(prompts)
+    choices = _choices(request) * len(prompts)
     text = sum(sizes)
     likely = min(text, _likely(text, count, texts))
     unknown = tuple(count.unknown)
@@ -214,13 +224,21 @@ def _output_limit(body: Mapping[str, Any], endpoint: Endpoint, request: Request,
     What was predicted and not used is billed as output (within a limit, by the reference; beyond it, to be sure).
     """
     each, users = own, False
+    params = request.params
     for name in endpoint.limits:
-        limit = _count(request.params.get(name))
+        limit = _count(params[name]) if name in params else None
         if limit is not None:
             each, users = min(each, limit), True
     if users and body.get("prediction") is not None:
         each = min(own, each + most_json_tokens(body["prediction"]))
     return each, users
+
+
+def _choices(request: Request) -> int:
+    params = request.params
+    if "n" not in params and "best_of" not in params:
+        return 1
+    return max(_count(params.get("n")) or 1, _count(params.get("best_of")) or 1)
 
 
 def _each(given: Any) -> list[Any]:

@@ -13,7 +13,7 @@ from opentelemetry import context as otel
 from rlm_obs import _guard, _runtime
 from rlm_obs._attributes import rate_limits
 from rlm_obs._call import Call, Needs
-from rlm_obs._instrument.reader import UNCHANGED, Asked, Changes, Reader, Unbilled
+from rlm_obs._instrument.reader import Asked, Changes, Reader, Unbilled
 from rlm_obs._instrument.watch import Watch, leaving
 from rlm_obs._runtime import InForce
 from rlm_obs._settings import Settings
@@ -191,8 +191,9 @@ class Passing:
         call, headers = self.call, None
         if context is not None and self.settings.propagate == "provider":
             headers = _guard.guarded("propagate", _traceparent, context)
-        changes = Changes(call.output_limit, call.request.model if call.switched_from else None, headers)
-        if self.asked.ask_usage or changes != UNCHANGED:
+        limit, switched = call.output_limit, call.switched_from is not None
+        if self.asked.ask_usage or limit is not None or switched or headers:
+            changes = Changes(limit, call.request.model if switched else None, headers)
             changed = _guard.guarded("gate", self.reader.change, self.options, self.asked, changes)
             if changed is not None:
                 args, kwargs = _with_options(args, kwargs, changed)

@@ -303,7 +303,9 @@ def _taken_apart(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_conversation(attributes: Mapping[str, Any], body: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the user's attributes, and the conversation that the request names, if they name none."""
-    named = body.get("conversation")
+    if "conversation" not in body:
+        return attributes
+    named = body["conversation"]
     id_ = named.get("id") if isinstance(named, Mapping) else named
     return {CONVERSATION: id_, **attributes} if isinstance(id_, str) else attributes
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+NO_MODEL: Any = object()
+
 
 def body_of(options: Any) -> Mapping[str, Any]:
     """Return the JSON as it will be sent: the client merges `extra_body` over the arguments."""
@@ -42,8 +44,10 @@ def timeout_s(client: Any, options: Any) -> float:
 
 def fields_of(thing: Any) -> Mapping[str, Any]:
     """Return the fields of a JSON object, or of a model of the client's, which may hold some that it does not know."""
-    if type(thing) is dict or isinstance(thing, Mapping):
+    if type(thing) is dict:
+        return thing
+    extra = getattr(thing, "__pydantic_extra__", NO_MODEL)
+    if extra is NO_MODEL and isinstance(thing, Mapping):  # which is slow to tell, and seldom asked
         return thing
     own: Mapping[str, Any] = getattr(thing, "__dict__", {})
-    extra = getattr(thing, "__pydantic_extra__", None)
-    return {**own, **extra} if extra else own
+    return {**own, **extra} if extra and extra is not NO_MODEL else own

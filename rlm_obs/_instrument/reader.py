@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rlm_obs._call import Answer, Needs
+from rlm_obs._frozen import quick_to_make
 from rlm_obs._record import Request
 from rlm_obs._runtime import InForce
 
 
+@quick_to_make
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What a reader has read of one request: the facts, what it may cost, whether to ask a stream for its usage.
@@ -33,9 +35,6 @@ class Changes:
     output_limit: int | None = None
     model: str | None = None
     headers: Mapping[str, str] | None = None
-
-
-UNCHANGED = Changes()
 
 
 class Reader(Protocol):

@@ -10,7 +10,7 @@ from rlm_obs import _guard
 from rlm_obs._guard import say_once
 from rlm_obs._pricing import plugin
 from rlm_obs._pricing.dearest import Dearest
-from rlm_obs._pricing.finding import discounted
+from rlm_obs._pricing.finding import as_answered, by_tokens, discounted
 from rlm_obs._pricing.slopes import Slopes
 from rlm_obs._record import Cost, Request, Usage
 
@@ -46,6 +46,22 @@ class Chain:
         if cost is None and usage.to_dict():
             self._say(request)
         return cost
+
+    def charge(
+        self, request: Request, usage: Usage, duration_s: float | None, model: str | None, tier: str | None
+    ) -> Cost | None:
+        """Return what `price` does for a request that was answered by `model` and `tier`, None where it does not say.
+
+        Where nobody but the built-in plugin prices, a usage of tokens is multiplied by the rates that are at hand.
+        """
+        stated = plugin.stated()
+        plain = usage.charged_usd is None and not usage.also
+        if plain and (stated.overrides is None or not stated.overrides.discounts) and self._prices_alone():
+            found = _guard.held_back("price", by_tokens, request, model, tier, stated)
+            cost = None if found is None else found.cost(usage, duration_s)
+            if cost is not None:
+                return cost
+        return self.price(as_answered(request, model, tier), usage, duration_s)
 
     def most(self, request: Request, bound: Bound, output_tokens: int | None = None) -> Cost | None:
         """Return the most that a call can cost: at the dearest tier and cache that its bill may show; None as `price`.

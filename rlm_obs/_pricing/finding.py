@@ -17,7 +17,7 @@ from rlm_obs._pricing.rates import Rates
 from rlm_obs._record import Cost, Request, Usage
 
 MOST_HOSTS = MOST_FOUND = 1024
-#: What a list says is found again after so long, since its rates may turn at each minute of the day.
+#: What a list says is looked up again after so long: its rates may turn at each minute of the day, and newer data may come.
 MINUTE_S = 60
 HOST_SOURCE = "hosts"
 NO_ALSO = "there is no price for {0}, which the call used too"
@@ -25,23 +25,24 @@ NO_ALSO = "there is no price for {0}, which the call used too"
 
 @dataclass(slots=True)
 class Stated:
-    """What the user's settings say about prices; `known` keeps who answers at each base URL, `listed` the list's rates."""
+    """What the user's settings say about prices; `known` keeps who answers at each base URL, `listed` and `answered` the rates
+    that were found since `moment` last turned."""
 
     overrides: Overrides | None = None
     hosts: Hosts = field(default_factory=dict)
     deployments: Mapping[str, Deployment] = field(default_factory=dict)
     known: dict[str, Host] = field(default_factory=dict)
     listed: dict[tuple[object, ...], Found | None] = field(default_factory=dict)
+    answered: dict[tuple[object, ...], Found | None] = field(default_factory=dict)
     _minute: int = 0
-    _data: object = None
     _moment: object = None
 
     def moment(self) -> object:
-        """Return the same object as long as what was found in the list holds: within a minute, and of the same data."""
-        minute, data = int(time.time()) // MINUTE_S, genai.snapshot()
-        if minute != self._minute or data is not self._data or self._moment is None:
-            self.listed = {}
-            self._minute, self._data, self._moment = minute, data, object()
+        """Return the same object for a minute; then what was found in the list is forgotten, and looked up again."""
+        minute = int(time.time()) // MINUTE_S
+        if minute != self._minute:
+            self.listed, self.answered = {}, {}
+            self._minute, self._moment = minute, object()
         return self._moment
 
     def host(self, base_url: str) -> Host:
@@ -144,6 +145,44 @@ def _in_list(request: Request, stated: Stated, at: datetime | None) -> Found | N
             provider = "openai-decisions"
     rates = genai.resolve(provider, model, tier, at)
     return None if rates is None else Found(rates, genai.source(), caveats, factors)
+
+
+def as_answered(request: Request, model: str | None, tier: str | None) -> Request:
+    """Return a request as it was answered: that model and tier are what is billed."""
+    if model is None and tier is None:
+        return request
+    return Request(  # in full: `dataclasses.replace` takes three times as long
+        provider=request.provider,
+        endpoint=request.endpoint,
+        operation=request.operation,
+        model=model or request.model,
+        params=request.params if tier is None else {**request.params, "service_tier": tier},
+        streamed=request.streamed,
+        base_url=request.base_url,
+        attributes=request.attributes,
+    )
+
+
+def by_tokens(request: Request, model: str | None, tier: str | None, stated: Stated) -> Found | None:
+    """Return the rates that hold for a request as it was answered, found once a minute; None where rates do not tell all."""
+    params = request.params
+    key = (
+        *(request.provider, model or request.model, request.base_url, request.endpoint),
+        *(tier or params.get("service_tier"), params.get("deployment"), params.get("completion_window")),
+    )
+    stated.moment()
+    kept = stated.answered
+    try:
+        return kept[key]
+    except KeyError:
+        if len(kept) >= MOST_FOUND:
+            kept.clear()
+        free = stated.hosts and request.base_url and stated.host(request.base_url).free
+        there = None if free else found(as_answered(request, model, tier), stated)
+        kept[key] = there
+        return there
+    except TypeError:  # a parameter that is no text
+        return None
 
 
 def found(request: Request, stated: Stated, at: datetime | None = None) -> Found | None:

@@ -75,11 +75,6 @@ def source() -> str:
     return _source
 
 
-def snapshot() -> DataSnapshot | None:
-    """Return the data in use, by which a caller knows that what it has kept is of older data; None before the first price."""
-    return None if _get_snapshot is None else _get_snapshot()
-
-
 def resolve(provider: str, model: str, tier: str | None = None, at: datetime | None = None) -> Rates | None:
     """Return the rates of a model at `at` (now), or None where nobody knows them.
 

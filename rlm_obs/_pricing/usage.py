@@ -14,6 +14,20 @@ ABSURD = 10**12
 #: Their OpenAI endpoints leave reasoning out of `completion_tokens`; it is in `total_tokens` only.
 REASONING_LEFT_OUT = frozenset({"x_ai", "x-ai", "gcp.gemini", "gcp.gen_ai", "gcp.vertex_ai", "google"})
 NOTHING: Mapping[str, Any] = {}
+#: Parts of the input and of the output, as `*_details` name them -> as a Usage does.
+INPUT_PARTS = (
+    ("cached_tokens", "cached_input_tokens"),
+    ("cache_write_tokens", "cache_write_tokens"),
+    ("audio_tokens", "input_audio_tokens"),
+    ("image_tokens", "input_image_tokens"),
+)
+OUTPUT_PARTS = (
+    ("reasoning_tokens", "reasoning_tokens"),
+    ("audio_tokens", "output_audio_tokens"),
+    ("image_tokens", "output_image_tokens"),
+    ("accepted_prediction_tokens", "accepted_prediction_tokens"),
+    ("rejected_prediction_tokens", "rejected_prediction_tokens"),
+)
 #: xAI says its charge in these. Source: the field `usage.cost_in_usd_ticks` of its API.
 TICKS = Decimal(10) ** 10
 
@@ -46,61 +60,45 @@ def read_usage(raw: object, provider: str = "openai", tool_usage: object = None)
         total = count(get("total_tokens"))
         if total is not None and prompt is not None and total - prompt > (answer or 0):
             answer = total - prompt
-    cached = written = longer = audio = images = thought = spoken = drawn = hit_audio = hit_images = None
-    accepted = rejected = None
+    found: dict[str, Any] = {}
     if into is not None:
-        inside = fields_of(into).get
-        cached, written = count(inside("cached_tokens")), count(inside("cache_write_tokens"))
-        audio, images = count(inside("audio_tokens")), count(inside("image_tokens"))
-        split = inside("cached_tokens_details")
+        parts = fields_of(into)
+        _read_parts(parts, INPUT_PARTS, found)
+        split, kept = parts.get("cached_tokens_details"), parts.get("cache_write_tokens_details")
         if split is not None:
             split = fields_of(split).get
-            hit_audio, hit_images = count(split("audio_tokens")), count(split("image_tokens"))
-        kept = inside("cache_write_tokens_details")
+            found["cached_audio_tokens"] = count(split("audio_tokens"))
+            found["cached_image_tokens"] = count(split("image_tokens"))
         if kept is not None:
-            longer = count(fields_of(kept).get("ttl_12h_tokens"))
-    if cached is None:
+            found["cache_write_long_tokens"] = count(fields_of(kept).get("ttl_12h_tokens"))
+    if "cached_input_tokens" not in found:
         cached = count(get("prompt_cache_hit_tokens"))
-        if cached is None:
-            cached = count(get("cached_tokens"))
+        found["cached_input_tokens"] = count(get("cached_tokens")) if cached is None else cached
     if out is not None:
-        inside = fields_of(out).get
-        thought = count(inside("reasoning_tokens"))
-        spoken, drawn = count(inside("audio_tokens")), count(inside("image_tokens"))
-        accepted = count(inside("accepted_prediction_tokens"))
-        rejected = count(inside("rejected_prediction_tokens"))
+        _read_parts(fields_of(out), OUTPUT_PARTS, found)
     if "cache_read_input_tokens" in said or "cache_creation_input_tokens" in said:
-        prompt, cached, written, longer, tools = _anthropic(said, prompt, tools)
-    seconds = amount(get("seconds"))
-    charged = charge(said)
-    known = (prompt, answer, seconds, cached, audio, charged)
-    if not tools and all([one is None for one in known]):
-        return None
+        prompt, tools = _anthropic(said, prompt, tools, found)
+    seconds, charged = amount(get("seconds")), charge(said)
+    if prompt is None and not tools:
+        known = (answer, seconds, found["cached_input_tokens"], found.get("input_audio_tokens"), charged)
+        if all([one is None for one in known]):
+            return None
     return Usage(
-        input_tokens=prompt,
-        cached_input_tokens=cached,
-        cache_write_tokens=written,
-        cache_write_long_tokens=longer,
-        output_tokens=answer,
-        reasoning_tokens=thought,
-        accepted_prediction_tokens=accepted,
-        rejected_prediction_tokens=rejected,
-        input_audio_tokens=audio,
-        cached_audio_tokens=hit_audio,
-        output_audio_tokens=spoken,
-        input_image_tokens=images,
-        cached_image_tokens=hit_images,
-        output_image_tokens=drawn,
-        seconds=seconds,
-        tool_calls=tools,
-        charged_usd=charged,
+        input_tokens=prompt, output_tokens=answer, seconds=seconds, tool_calls=tools, charged_usd=charged, **found
     )
 
 
+def _read_parts(said: Mapping[str, Any], names: tuple[tuple[str, str], ...], found: dict[str, Any]) -> None:
+    for name, part in names:
+        number = said.get(name)
+        if type(number) is int and 0 <= number <= ABSURD:  # what `count` does, a call less for each of nine
+            found[part] = number
+
+
 def _anthropic(
-    said: Mapping[str, Any], fresh: int | None, tools: dict[str, int]
-) -> tuple[int | None, int | None, int | None, int | None, dict[str, int]]:
-    """Return input, cached, written, written for an hour, tools: Anthropic's `input_tokens` leave the cache out.
+    said: Mapping[str, Any], fresh: int | None, tools: dict[str, int], found: dict[str, Any]
+) -> tuple[int | None, dict[str, int]]:
+    """Return input and tools, and write the cache's parts into `found`: Anthropic's `input_tokens` leave the cache out.
 
     Source: `anthropic.types.Usage`.
     """
@@ -110,7 +108,9 @@ def _anthropic(
     if searches:
         tools = {**tools, "web_search": searches}
     total = None if fresh is None else fresh + (hits or 0) + (written or 0)
-    return total, hits, written, count(kept("ephemeral_1h_input_tokens")), tools
+    found["cached_input_tokens"], found["cache_write_tokens"] = hits, written
+    found["cache_write_long_tokens"] = count(kept("ephemeral_1h_input_tokens"))
+    return total, tools
 
 
 def read_tools(tool_usage: object) -> dict[str, int]:
@@ -143,7 +143,7 @@ def fields_of(thing: object) -> Mapping[str, Any]:
     if isinstance(thing, dict):
         return thing
     own = getattr(thing, "__dict__", None)
-    if not isinstance(own, dict):
+    if type(own) is not dict:
         return NOTHING
     extra = getattr(thing, "__pydantic_extra__", None)
     return {**own, **extra} if extra and isinstance(extra, dict) else own

@@ -13,9 +13,12 @@ import pytest
 
 import rlm_obs
 from rlm_obs import CostTracker, _guard
+from rlm_obs._admission import Admission
 from rlm_obs._call import Call
 from rlm_obs._instrument.openai import OpenAIReader
 from rlm_obs._instrument.watch import Watch
+from rlm_obs._pricing import Chain
+from rlm_obs._pricing.slopes import Slopes
 from rlm_obs.testing import Collected, FakeOpenAI
 
 CHAT: dict[str, Any] = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello there"}]}
@@ -67,8 +70,8 @@ BROKEN = {
         (Watch, "_read_events"),
     ],
     "call": [(Call, "_conclude"), (Call, "_record"), (Call, "_settle"), (Call, "_end_span")],
-    "price": [(Call, "_cost"), (Call, "_price_of")],
-    "budget": [(Call, "_need"), (CostTracker, "book")],
+    "price": [(Call, "_cost"), (Chain, "charge"), (Slopes, "most")],
+    "budget": [(Admission, "_need"), (Admission, "ask"), (CostTracker, "book")],
     "span": [(Call, "_start_span")],
 }
 PLACES = [(kind, *place) for kind, places in BROKEN.items() for place in places]
@@ -87,8 +90,7 @@ async def test_our_own_failure_touches_nothing(
         assert await three_calls(caller, server) == bare
         assert made.tracker.held == 0
     failed = {k: n for k, n in rlm_obs.stats()["failures"].items() if n}
-    if (owner, name) != (Call, "_price_of"):
-        assert failed[kind if name != "_price_of" else "budget"] >= 2
+    assert failed[kind] >= 2
     lines = [r.getMessage() for r in caplog.records if r.name == "rlm_obs" and r.levelno >= logging.WARNING]
     assert len([line for line in lines if "failed and was skipped" in line]) == len(failed)
     assert "xq-secret-7" not in "".join(lines)
