@@ -154,6 +154,7 @@ class Tally:
 
 
 def _add(book: dict[str, Decimal], name: str, charge: Decimal) -> None:
-    if name not in book and len(book) >= MOST_NAMES:
-        name = "other"
-    book[name] = plus(book.get(name, NONE), charge)
+    had = book.get(name)
+    if had is None and len(book) >= MOST_NAMES:
+        name, had = "other", book.get("other")
+    book[name] = charge if had is None else plus(had, charge)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rlm_obs import _delivery, _guard, _lost, _scope
 from rlm_obs._budgets import counting, keeper
 from rlm_obs._call import Call, Needs
+from rlm_obs._frozen import quick_to_make
 from rlm_obs._plugins import Plugins, gates, loaded
 from rlm_obs._pricing import Chain
 from rlm_obs._record import Request
@@ -37,6 +38,7 @@ class Runtime:
     prices: Chain
 
 
+@quick_to_make
 @dataclass(frozen=True, slots=True)
 class InForce:
     """What holds for one call: where it is traced, which budgets it falls under, and what it is part of."""

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel
 
+from rlm_obs._frozen import quick_to_make
+
 if TYPE_CHECKING:
     from rlm_obs._tracer import Tracer
     from rlm_obs._tracker import CostTracker
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 KEY = "rlm_obs.scope"
 
 
+@quick_to_make
 @dataclass(frozen=True, slots=True)
 class Scope:
     """The tracer, the budgets, the operations and the attributes in force; each `with` of ours adds to them."""

@@ -118,13 +118,14 @@ class Tracer:
 
         The topmost span of this tracer in a trace is marked `rlm_obs.root`, for the exporters that draw trees.
         """
-        scope, around = _scope.current(), trace.get_current_span()
+        context = otel.get_current()
+        scope, around = _scope.of(context), trace.get_current_span(context)
         first = {**scope.attributes, **attributes} if attributes else dict(scope.attributes)
         if self._is_topmost(scope, around):
-            first = {**_of_topmost(around), **first}
+            first = {ROOT: True, **first} if around is trace.INVALID_SPAN else {**_of_topmost(around), **first}
         elif scope.trace_name is not None:
             first[TRACE_NAME] = scope.trace_name
-        return self._tracer.start_span(name, kind=kind, attributes=first)
+        return self._tracer.start_span(name, context, kind, first)
 
     def _is_topmost(self, scope: _scope.Scope, around: Span) -> bool:
         """Tell whether no span of this tracer is open around a new one."""
@@ -134,19 +135,19 @@ class Tracer:
 
     def context_of(self, span: Span) -> otel.Context:
         """Return the context in which the code below `span` runs: the span is current, and calls go to this tracer."""
+        context = otel.get_current()
         if type(span) is _callspan.CallSpan:
-            return trace.set_span_in_context(span)
-        scope = _scope.current()
-        if scope.tracer is self and not scope.top:
-            return trace.set_span_in_context(span)
-        said = getattr(span, "attributes", None) or {}
-        below = _scope.widened(
-            tracer=self,
-            top=False,
-            trace_name=_names_trace(span),
-            attributes=_inherited(span) if ABOVE in said else None,
-        )
-        return trace.set_span_in_context(span, _scope.with_scope(below))
+            return trace.set_span_in_context(span, context)
+        held = _scope.of(context)
+        if held.tracer is self and not held.top:
+            return trace.set_span_in_context(span, context)
+        attributes = held.attributes
+        if trace.get_current_span(context) is not trace.INVALID_SPAN and ABOVE in (
+            getattr(span, "attributes", None) or {}
+        ):
+            attributes = {**attributes, **_inherited(span)}
+        below = _scope.Scope(self, held.trackers, held.operations, attributes, _names_trace(span), False)
+        return trace.set_span_in_context(span, otel.set_value(_scope.KEY, below, context))
 
     def score(self, name: str, attributes: Mapping[str, Any], trace_id: int, parent: SpanContext | None) -> None:
         """Deliver a score as a span of no duration, of any trace: each exporter makes of it what it can."""

@@ -132,7 +132,7 @@ class OpenAIReader(Reader):
             endpoint=path,
             operation=endpoint.operation,
             model=model if isinstance(model, str) else None,
-            params=params | _taken_apart(body),
+            params=params if SHAPED.isdisjoint(body) else params | _taken_apart(body),
             streamed=stream,
             base_url=known.base_url,
             attributes=_with_conversation(holds.attributes, body),
@@ -284,8 +284,6 @@ FACTS = (
 
 def _taken_apart(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters that are no scalars and yet no content: when to stop, and the kinds of what is to come."""
-    if SHAPED.isdisjoint(body):
-        return {}
     found: dict[str, Any] = {}
     stop, encoding = body.get("stop"), body.get("encoding_format")
     if isinstance(stop, str):
