@@ -140,11 +140,13 @@ class Watch:
         """Look at what has arrived and return what the user gets: all, but a usage event that only we asked for."""
         self._left = False
         if self._items is not None:
-            self._size += len(data)
+            size = len(data)
+            self._size += size
             if not self._envelope:
                 self._measure(data)
-            if self._room is not None:
-                self._keep_written(data)
+            if self._room is not None and self._kept_size <= MOST_KEPT_BYTES:  # `_keep_written`, a call less
+                self._kept.append(data)
+                self._kept_size += size
             return data
         if self._lines is not None:
             *lines, self._tail = (self._tail + data).split(b"\n")
