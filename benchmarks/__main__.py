@@ -108,7 +108,7 @@ def parts() -> None:
     import rlm_obs
     from rlm_obs._budgets.bound import most_input_tokens
     from rlm_obs._budgets.desk import Account, Desk, Hold, Need
-    from rlm_obs._pricing import Chain
+    from rlm_obs._pricing import Chain, read_answer
     from rlm_obs._runtime import runtime
 
     provider = TracerProvider()
@@ -141,15 +141,40 @@ def parts() -> None:
         desk.settle(held, Decimal("0.0000001"))
 
     messages = [{"role": "user", "content": "x" * 2000} for _ in range(5)]
-    spans, ours, price, held, bounds = best_of(
-        [bare_span, decorated, lambda: chain.price(request, usage), hold, lambda: most_input_tokens(messages)]
+    answer = answer_of_chat()
+    spans, ours, price, held, bounds, read = best_of(
+        [
+            bare_span,
+            decorated,
+            lambda: chain.price(request, usage),
+            hold,
+            lambda: most_input_tokens(messages),
+            lambda: read_answer(answer),
+        ]
     )
     print("\nParts, CPU, best of 60 rounds:")
     print(f"  OpenTelemetry's start_as_current_span   {spans * 1e6:7.2f} µs")
     print(f"  @traced                                 {ours * 1e6:7.2f} µs   ratio {ours / spans:.2f}")
-    print(f"  a cached price                          {price * 1e6:7.2f} µs")
+    print(f"  a cached price                          {price * 1e6:7.2f} µs   at most 5")
+    print(f"  the usage of a chat's answer            {read * 1e6:7.2f} µs   at most 10")
     print(f"  hold and settle                         {held * 1e6:7.2f} µs")
     print(f"  the bound of five 2 kB messages         {bounds * 1e6:7.2f} µs")
+
+
+def answer_of_chat() -> object:
+    """Return a chat's answer as the client makes it, with all that OpenAI tells of its usage."""
+    from openai.types.chat import ChatCompletion
+
+    usage = {
+        "prompt_tokens": 1200,
+        "completion_tokens": 300,
+        "total_tokens": 1500,
+        "prompt_tokens_details": {"cached_tokens": 1000, "audio_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 128, "audio_tokens": 0, "accepted_prediction_tokens": 0},
+    }
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "hello"}}
+    answer = {"id": "c", "object": "chat.completion", "created": 1, "model": "gpt-4o", "choices": [choice]}
+    return ChatCompletion.model_validate({**answer, "usage": usage})
 
 
 def imports() -> None:

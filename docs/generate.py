@@ -21,6 +21,7 @@ import rlm_obs.stores
 import rlm_obs.testing
 from rlm_obs import _cli, _hookspecs, errors
 from rlm_obs._cli import commands
+from rlm_obs._instrument import free
 
 REFERENCE = Path(__file__).parent / "reference"
 MADE = "<!-- Made by docs/generate.py: change the code, then run it. -->\n"
@@ -70,7 +71,9 @@ TYPES = {
     "unknown_price": '"block", "warn" or an amount',
     "prices": "a file's name, or a mapping",
     "hosts": "a mapping (JSON in the environment)",
+    "azure_deployments": "a mapping (JSON in the environment)",
     "file_path": "a file's name",
+    "price_data": "a file's name",
 }
 
 SETTINGS = """\
@@ -154,6 +157,45 @@ CLI = """\
 `rlm-obs` is installed with the package. A command prints what the library says. It exits with 0, or with 2 and one
 line on stderr where something is wrong. Plugins can [add commands](hooks.md#register_commands).
 """
+
+
+ENDPOINT_PAGE = """\
+# Endpoints
+
+What each endpoint of OpenAI costs, and when the library counts it. A test reads the installed client and fails when it
+has an endpoint that is not here.
+
+- **Its answer says**: priced when the call ends, streamed or not. Before it, a budget holds the most that it can cost
+  where that has a bound (chat, responses, completions, embeddings).
+- **A later answer says**: the call that begins it is of unknown cost or none; what it used is read from the answer that
+  tells it, and counted once, however often that is read. What another process reads is counted there.
+- **Unknown**: no answer says what it cost. Such a call is a record without a cost, and counts in `unpriced_calls`.
+- **Free**: it passes untouched, and makes no record.
+
+Answers over a WebSocket (`client.realtime.connect`, `client.responses.connect`) are calls too: each `response.done` or
+`response.completed` event is priced, and so is what was heard, at the price of the model that hears it. Nothing is held
+for them before. Live sessions and spoken translations (`client.live`, `client.realtime.translations`) are billed by the time
+of their session, which is not counted. Assistants' runs, realtime sessions by phone or browser, and jobs are billed as the table says.
+`client.webhooks.unwrap` calls nobody.
+"""
+BILLS = {
+    "answer": ("Its answer says", "| endpoint | what is counted |\n| --- | --- |"),
+    "later": ("A later answer says", "| endpoint | what is counted, and when |\n| --- | --- |"),
+    "unknown": ("Unknown", "| endpoint | why |\n| --- | --- |"),
+    "free": ("Free", "| endpoint | note |\n| --- | --- |"),
+}
+
+
+def endpoints() -> str:
+    """Return the page of the endpoints."""
+    rows = [ENDPOINT_PAGE]
+    every = list(free.table())
+    for bill, (title, head) in BILLS.items():
+        rows.append(f"\n## {title}\n\n{head}")
+        rows += [f"| `{row.verb.upper()} {row.path}` | {row.note} |" for row in every if row.bill == bill]
+        if bill == "free":
+            rows += [f"| everything below `{path}` | {note} |" for path, note in free.WHOLE.items()]
+    return "\n".join(rows) + "\n"
 
 
 def settings() -> str:
@@ -369,6 +411,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "api.md": api,
     "errors.md": errors_page,
     "cli.md": cli,
+    "endpoints.md": endpoints,
 }
 
 

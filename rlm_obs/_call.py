@@ -60,6 +60,7 @@ class Answer:
     http_status: int | None = None
     error: str | None = None
     streamed_tokens: int = 0
+    cost: Cost | None = None  # where it is known without the usage: of many calls at once, or billed before
     chunks: int | None = None
     tool_calls: int | None = None
     retries: int | None = None
@@ -239,12 +240,16 @@ class Call:
     def _cost(self, status: CallStatus, error: str | None, duration_s: float) -> Cost | None:
         answer = self.answer
         usage = answer.usage
+        if answer.cost is not None:
+            return answer.cost
         if usage is not None:
             return self._price(self.request, usage, duration_s, answer.model, answer.service_tier)
         if answer.http_status is not None and answer.http_status >= 400:
             return Cost(total=NONE, source="status")
         if status == "error" and error in _NEVER_ANSWERED and not answer.streamed_tokens and answer.http_status is None:
             return Cost(total=NONE, source="not answered")
+        if self.request.params.get("background") is True:
+            return None  # it goes on without us: whoever reads its end learns what it cost
         if self.request.streamed and answer.http_status is not None:
             return self._estimated()
         return None

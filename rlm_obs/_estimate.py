@@ -10,7 +10,8 @@ from typing import Any
 from rlm_obs._budgets.bound import Bound
 from rlm_obs._budgets.seen import seen
 from rlm_obs._instrument.bounds import bound_of, has_bound, limits_of
-from rlm_obs._instrument.openai import ENDPOINTS, PARAMS, SCALARS, Endpoint
+from rlm_obs._instrument.endpoints import ENDPOINTS, Endpoint
+from rlm_obs._instrument.openai import PARAMS, SCALARS
 from rlm_obs._pricing import provider_of
 from rlm_obs._record import EXACT, Request
 from rlm_obs._runtime import runtime

@@ -164,6 +164,14 @@ class Cost:
         """Tell whether the total is the provider's charge to the last digit, as far as the answer tells."""
         return not self.caveats
 
+    def plus(self, other: Cost) -> Cost:
+        """Return both as one, part by part, exactly; the source is the first one's, the caveats are those of both."""
+        names = ("input", "cached_input", "cache_write", "output", "tools")
+        pairs = [(name, getattr(self, name), getattr(other, name)) for name in names]
+        parts = {name: EXACT.add(a or 0, b or 0) for name, a, b in pairs if a is not None or b is not None}
+        caveats = tuple(dict.fromkeys((*self.caveats, *other.caveats)))
+        return Cost(total=EXACT.add(self.total, other.total), source=self.source, **parts, caveats=caveats)
+
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dict; amounts are strings, so that no digit is lost."""
         parts = ("total", "input", "cached_input", "cache_write", "output", "tools")

@@ -109,6 +109,13 @@ class Settings(BaseSettings):
     prices: Path | dict[str, dict[str, Decimal | str]] | None = Field(
         default=None, description="Your own prices: a TOML or JSON file, or a mapping; US dollars per million tokens."
     )
+    price_data: Path | None = Field(
+        default=None, description="A newer price list for genai-prices, as `rlm-obs prices update FILE` writes it."
+    )
+    price_refresh: bool = Field(
+        default=False,
+        description="Fetch the newest data of genai-prices every hour, in a thread of its own. Off unless asked for.",
+    )
     hosts: Annotated[dict[str, str | dict[str, Decimal | str]], NoDecode] = Field(
         default_factory=dict,
         description='Who bills for a host: {"localhost:11434": "free", "llm.acme.example": "openai", '

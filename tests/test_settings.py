@@ -36,6 +36,8 @@ FIELDS: dict[str, tuple[str, str, Any, Any, Any]] = {
         Path("prices.toml"),
     ),
     "azure_deployments": ('{"a": "gpt-4o"}', '{ "a" = "gpt-4o" }', {"a": "gpt-4o"}, {"a": "o3"}, {"a": "o3"}),
+    "price_data": ("new.json", '"new.json"', Path("new.json"), "other.json", Path("other.json")),
+    "price_refresh": ("true", "true", True, False, False),
     "hosts": ('{"h:1": "free"}', '{ "h:1" = "free" }', {"h:1": "free"}, {"h:1": "openai"}, {"h:1": "openai"}),
     "project_tier": ("default", '"default"', "default", "flex", "flex"),
     "count_tokens": ("tiktoken", '"tiktoken"', "tiktoken", "bytes", "bytes"),

@@ -14,7 +14,14 @@ def register_commands() -> Mapping[str, Callable[..., Any]]:
     from rlm_obs._cli import budget
     from rlm_obs._cli.demo import demo
     from rlm_obs._cli.doctor import doctor
+    from rlm_obs._cli.endpoints import endpoints
     from rlm_obs._cli.plugins import plugins
+    from rlm_obs._cli.prices.check import check
+    from rlm_obs._cli.prices.diff import diff
+    from rlm_obs._cli.prices.explain import explain
+    from rlm_obs._cli.prices.listing import list_prices
+    from rlm_obs._cli.prices.show import show
+    from rlm_obs._cli.prices.update import update
 
     return {
         "budget history": budget.history,
@@ -24,5 +31,12 @@ def register_commands() -> Mapping[str, Callable[..., Any]]:
         "budget top-up": budget.top_up,
         "demo": demo,
         "doctor": doctor,
+        "endpoints": endpoints,
         "plugins": plugins,
+        "prices check": check,
+        "prices diff": diff,
+        "prices explain": explain,
+        "prices list": list_prices,
+        "prices show": show,
+        "prices update": update,
     }

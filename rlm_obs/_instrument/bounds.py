@@ -23,7 +23,7 @@ from rlm_obs._pricing import context_window, model_limits
 from rlm_obs._record import Request
 
 if TYPE_CHECKING:
-    from rlm_obs._instrument.openai import Endpoint
+    from rlm_obs._instrument.endpoints import Endpoint
 
 DRAWN = "how many tokens the images will be"
 SPOKEN = "how long the speech will be"

@@ -81,6 +81,10 @@ class Gate:
         passing = None if holds is None else _guard.guarded("gate", self._begin, client, args, kwargs, holds, False)
         if passing is None:
             return wrapped(*args, **kwargs)
+        if passing.asked.later is not None:
+            result = wrapped(*args, **kwargs)
+            _guard.guarded("gate", passing.told, result)
+            return result
         call = passing.call
         try:
             waiting = _guard.guarded("budget", call.admit)
@@ -114,6 +118,10 @@ class Gate:
         passing = None if holds is None else _guard.guarded("gate", self._begin, client, args, kwargs, holds, True)
         if passing is None:
             return await wrapped(*args, **kwargs)
+        if passing.asked.later is not None:
+            result = await wrapped(*args, **kwargs)
+            _guard.guarded("gate", passing.told, result)
+            return result
         call = passing.call
         try:
             waiting = _guard.guarded("budget", call.admit)
@@ -240,8 +248,27 @@ class Passing:
         if not _guard.guarded("gate", self._answered, result):
             self.call.finish()  # what could not be read is a call all the same
 
+    def told(self, result: Any) -> None:
+        """Make a call of an answer that tells what something cost; of one that tells nothing make none."""
+        call, answer, response = self.call, self.call.answer, _response_of(result)
+        if response is None:
+            said, answer.request_id = result, getattr(result, "_request_id", None)
+        elif self.stream or not response.is_closed:
+            return  # the user reads it piece by piece, or not at all
+        else:
+            answer.request_id = self._request_id(response.headers)
+            lines = b"\n" in response.content.rstrip()  # of JSON: a file's content, whatever it is called
+            json = "json" in response.headers.get("content-type", "") and not lines
+            said = response.json() if json else response.content
+        answer.http_status = 200
+        if self.asked.later is not None and self.asked.later(said, answer):
+            call.start()
+            call.finish()
+
     def _answered(self, result: Any) -> bool:
         call, answer = self.call, self.call.answer
+        if self.asked.known is not None:
+            answer.usage = self.asked.known
         response = _response_of(result)
         if response is not None:
             answer.http_status = getattr(response, "status_code", None)
@@ -257,6 +284,8 @@ class Passing:
             answer.http_status = answer.http_status or 200
             answer.request_id = answer.request_id or getattr(result, "_request_id", None)
             self.reader.answered(result, answer)
+        if self.asked.begun is not None:
+            self.asked.begun(answer)
         call.finish()
         return True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,41 +15,19 @@ from rlm_obs._attributes import CONVERSATION
 from rlm_obs._call import Answer, Needs
 from rlm_obs._hookspecs import hookimpl
 from rlm_obs._instrument import content
-from rlm_obs._instrument.bounds import DRAWN, HEARD, SPOKEN, bound_of, has_bound
+from rlm_obs._instrument.bounds import bound_of, has_bound
+from rlm_obs._instrument.endpoints import ENDPOINTS, Asks, asked
 from rlm_obs._instrument.joined import Joined
+from rlm_obs._instrument.later import Later, Price
 from rlm_obs._instrument.options import body_of, changed, fields_of, timeout_s
 from rlm_obs._instrument.reader import Asked, Changes, Reader
+from rlm_obs._instrument.realtime import Lines
 from rlm_obs._instrument.sdk import SdkInstrumentor
 from rlm_obs._pricing import provider_of, read_answer
-from rlm_obs._record import Request
+from rlm_obs._record import Request, Usage
 from rlm_obs._runtime import InForce
 from rlm_obs._settings import Settings
 
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """A paid endpoint: its operation, how it spells an output limit, and why its cost has no bound, if it has none."""
-
-    operation: str
-    api_type: str | None = None
-    limits: tuple[str, ...] = ()
-    unbounded: str | None = None
-    asks_usage: bool = False
-
-
-CHAT_LIMITS = ("max_completion_tokens", "max_tokens")
-ENDPOINTS: Mapping[str, Endpoint] = {
-    "/chat/completions": Endpoint("chat", "chat_completions", CHAT_LIMITS, asks_usage=True),
-    "/responses": Endpoint("chat", "responses", ("max_output_tokens",)),
-    "/completions": Endpoint("text_completion", None, ("max_tokens",), asks_usage=True),
-    "/embeddings": Endpoint("embeddings"),
-    "/images/generations": Endpoint("generate_content", unbounded=DRAWN),
-    "/images/edits": Endpoint("generate_content", unbounded=DRAWN),
-    "/images/variations": Endpoint("generate_content", unbounded=DRAWN),
-    "/audio/speech": Endpoint("generate_content", unbounded=SPOKEN),
-    "/audio/transcriptions": Endpoint("generate_content", unbounded=HEARD),
-    "/audio/translations": Endpoint("generate_content", unbounded=HEARD),
-}
 #: Scalar parameters that a record and its span carry, as sent.
 PARAMS = frozenset(
     {
@@ -75,6 +54,8 @@ PARAMS = frozenset(
 SCALARS = (str, int, float, bool)
 SHAPED = frozenset({"stop", "encoding_format", "response_format", "text"})
 TOOL_ITEMS = frozenset({"function_call", "custom_tool_call"})
+#: Events of which each brings the usage of one image.
+IMAGES = frozenset({"image_generation.completed", "image_edit.completed"})
 LAST_EVENTS = frozenset({"response.completed", "response.failed", "response.incomplete"})
 
 
@@ -87,6 +68,7 @@ class Client:
     base_url: str
     provider: str
     takes_stream_usage: bool
+    deployment: str | None = None
 
 
 class OpenAIReader(Reader):
@@ -104,32 +86,36 @@ class OpenAIReader(Reader):
         b'"response.c',
         b'"response.failed',
         b'"response.incomplete',
+        b'"thread.run"',
     )
 
     def __init__(self) -> None:
         self._clients: weakref.WeakKeyDictionary[Any, Client] = weakref.WeakKeyDictionary()
+        self._later = Later()
 
     def read(self, client: Any, options: Any, stream: bool, awaits: bool, holds: InForce) -> Asked | None:
-        endpoint = ENDPOINTS.get(options.url)
-        path = options.url
-        if endpoint is None:
-            path = _path(path)
-            endpoint = ENDPOINTS.get(path)
-        if endpoint is None or options.method.lower() != "post":
+        asks = asked(options.method, options.url)
+        if asks is None:
             return None
+        endpoint = asks.endpoint
         body = body_of(options)
         known = self._known(client, holds)
         model = body.get("model")
         params = {name: value for name, value in body.items() if name in PARAMS and isinstance(value, SCALARS)}
-        if known.provider == "azure.ai.openai" and isinstance(model, str):
-            params["deployment"] = model
+        if known.provider == "azure.ai.openai":
+            deployment = known.deployment or model
+            if isinstance(deployment, str):
+                params["deployment"] = deployment
         if "background_options" in body:
             window = fields_of(body["background_options"]).get("completion_window")
             if isinstance(window, str):
                 params["completion_window"] = window
+        later = endpoint.bill == "later" and not stream
+        if asks.named is not None:
+            params = {**self._later.params(asks.named), **params}
         request = Request(
             provider=known.provider,
-            endpoint=path,
+            endpoint=asks.path,
             operation=endpoint.operation,
             model=model if isinstance(model, str) else None,
             params=params if SHAPED.isdisjoint(body) else params | _taken_apart(body),
@@ -139,12 +125,33 @@ class OpenAIReader(Reader):
         )
         bound = functools.partial(bound_of, body, endpoint) if has_bound(endpoint, request) else None
         settings = holds.runtime.settings
-        asks = stream and endpoint.asks_usage and not _asked_already(body.get("stream_options"))
-        if asks:
-            asks = settings.stream_usage == "always" or (settings.stream_usage == "auto" and known.takes_stream_usage)
+        wants = stream and endpoint.asks_usage and not _asked_already(body.get("stream_options"))
+        if wants:
+            wants = settings.stream_usage == "always" or (settings.stream_usage == "auto" and known.takes_stream_usage)
         waits = functools.partial(timeout_s, client, options)
-        tells = functools.partial(_fingerprint, path, body)
-        return Asked(request, Needs(bound, waits, awaits, tells), functools.partial(content.of_request, body), asks)
+        tells = functools.partial(_fingerprint, asks.path, body)
+        return Asked(
+            request,
+            Needs(bound, waits, awaits, tells),
+            functools.partial(content.of_request, body),
+            wants,
+            known=_known_before(asks.path, body),
+            begun=functools.partial(self._later.begun, request) if body.get("background") is True else None,
+            later=functools.partial(self._told, asks, request, holds.runtime.prices.price) if later else None,
+        )
+
+    def _told(self, asks: Asks, request: Request, price: Price, answer: Any, into: Answer) -> bool:
+        """Read an answer that may tell the bill of something that was asked before; False where it tells none."""
+        if isinstance(answer, bytes):
+            return asks.named is not None and self._later.read_file(asks.named, answer, request, into, price)
+        return self._later.told(fields_of(answer), into)
+
+    def place(self, client: Any, holds: InForce) -> tuple[str, str]:
+        """Return where a client's calls go: its base URL, and who answers there."""
+        if client is None:
+            return "https://api.openai.com/v1", "openai"
+        known = self._known(client, holds)
+        return known.base_url, known.provider
 
     def _known(self, client: Any, holds: InForce) -> Client:
         """Return what stays between a client's calls, read once; its base URL and the settings may be set anew."""
@@ -155,7 +162,7 @@ class OpenAIReader(Reader):
         text = str(client.base_url)
         host, azure = provider_of(text, settings.hosts), _is_azure(client)
         takes = azure or (host.declared and not host.free and host.bills_like in ("openai", "azure"))
-        known = Client(url, settings, text, "azure.ai.openai" if azure else host.provider, takes)
+        known = Client(url, settings, text, "azure.ai.openai" if azure else host.provider, takes, _deployment(text))
         if (
             type(client).__name__ != "_ModuleClient"
         ):  # the module's own client reads its base URL from a global each time
@@ -215,11 +222,20 @@ class OpenAIReader(Reader):
             into.content = into.content or Joined()
             _guard.guarded("content", into.content.add, event)
         said = fields_of(event)
+        if isinstance(told := said.get("event"), str) and told.startswith("thread."):
+            said = fields_of(said.get("data"))  # an assistant's events, as the client makes objects of them
         kind, whole = said.get("type"), said.get("response")
-        if isinstance(kind, str) and fields_of(whole):
+        kind = kind if isinstance(kind, str) else None
+        if kind is not None and fields_of(whole):
             self.answered(whole, into)
-        else:
+            self._later.streamed(fields_of(whole), into)
+        elif said.get("object") != "thread.run.step":  # whose usage is part of its run's
+            before = into.usage if kind in IMAGES else None
             self._facts(said, into)
+            if before is not None and into.usage is not None:
+                into.usage = before.plus(into.usage)
+            if said.get("object") == "thread.run":
+                self._later.streamed(said, into)
             choices = said.get("choices")
             if isinstance(choices, list):
                 into.finish_reasons += _reasons(choices)
@@ -282,6 +298,18 @@ FACTS = (
 )
 
 
+def _deployment(base_url: str) -> str | None:
+    """Return Azure's deployment, where the client has one for all of its calls."""
+    found = re.search(r"/deployments/([^/]+)", base_url)
+    return found[1] if found else None
+
+
+def _known_before(path: str, body: Mapping[str, Any]) -> Usage | None:
+    """Return what is used whatever is answered: the characters of what is to be spoken."""
+    text = body.get("input") if path == "/audio/speech" else None
+    return Usage(characters=len(text)) if isinstance(text, str) else None
+
+
 def _taken_apart(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters that are no scalars and yet no content: when to stop, and the kinds of what is to come."""
     found: dict[str, Any] = {}
@@ -331,13 +359,6 @@ def _listed(thing: Any) -> list[Any]:
     return thing if isinstance(thing, list) else []
 
 
-def _path(url: str) -> str:
-    """Return the endpoint behind a URL: absolute or relative, with a version, a deployment or a query."""
-    parts = url.partition("?")[0].rstrip("/").split("/")
-    two, one = "/" + "/".join(parts[-2:]), "/" + parts[-1]
-    return two if two in ENDPOINTS else one
-
-
 def _fingerprint(path: str, body: Mapping[str, Any]) -> int | None:
     """Return what tells a request apart from others: a hash of all that it sends."""
     return hash((path, json.dumps(body, sort_keys=True, default=str)))
@@ -358,7 +379,23 @@ def _reasons(choices: list[Any]) -> tuple[str, ...]:
     return tuple([reason for c in choices if isinstance(reason := fields_of(c).get("finish_reason"), str)])
 
 
-_instrumentor = SdkInstrumentor("openai", {"OpenAI": False, "AsyncOpenAI": True}, OpenAIReader())
+class OpenAIInstrumentor(SdkInstrumentor):
+    """Makes the calls of the openai package pass: those by HTTP through the gate, those by WebSocket by their events."""
+
+    def __init__(self, reader: OpenAIReader) -> None:
+        super().__init__("openai", {"OpenAI": False, "AsyncOpenAI": True}, reader)
+        self._lines = Lines(reader)
+
+    def instrument(self) -> None:
+        super().instrument()
+        self._lines.install()
+
+    def uninstrument(self) -> None:
+        super().uninstrument()
+        self._lines.uninstall()
+
+
+_instrumentor = OpenAIInstrumentor(OpenAIReader())
 
 
 @hookimpl

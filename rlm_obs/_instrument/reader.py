@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from rlm_obs._call import Answer, Needs
 from rlm_obs._frozen import quick_to_make
-from rlm_obs._record import Request
+from rlm_obs._record import Request, Usage
 from rlm_obs._runtime import InForce
 
 
@@ -26,6 +26,13 @@ class Asked:
     content: Callable[[], Mapping[str, Any]] | None = None
     ask_usage: bool = False
     lines: bool = False
+    #: What is used whatever is answered; the answer's own word counts more.
+    known: Usage | None = None
+    #: Told the answer of a call that goes on behind it.
+    begun: Callable[[Answer], None] | None = None
+    #: Reads an answer (an object, its JSON, the bytes of a file) that may tell what something cost; if it does not, the
+    #: call is none of ours: no hold before it, no record after it.
+    later: Callable[[Any, Answer], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)

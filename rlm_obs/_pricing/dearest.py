@@ -8,8 +8,8 @@ from decimal import Decimal
 from itertools import product
 from typing import TYPE_CHECKING
 
-from rlm_obs._pricing.parts import EXACT, ZERO
-from rlm_obs._record import Cost, Request, Usage
+from rlm_obs._pricing.parts import ZERO
+from rlm_obs._record import EXACT, Cost, Request, Usage
 
 if TYPE_CHECKING:
     from rlm_obs._budgets.bound import Bound

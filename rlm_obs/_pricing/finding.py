@@ -12,9 +12,8 @@ from rlm_obs._pricing import genai, rules
 from rlm_obs._pricing.deployments import Deployment
 from rlm_obs._pricing.hosts import ASSUMED, Host, Hosts, provider_of
 from rlm_obs._pricing.overrides import SOURCE, Overrides
-from rlm_obs._pricing.parts import EXACT
 from rlm_obs._pricing.rates import Rates
-from rlm_obs._record import Cost, Request, Usage
+from rlm_obs._record import EXACT, Cost, Request, Usage
 
 MOST_HOSTS = MOST_FOUND = 1024
 #: What a list says is looked up again after so long: its rates may turn at each minute of the day, and newer data may come.
@@ -55,7 +54,7 @@ class Stated:
         return found
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # made for each call: frozen, it would take twice as long
 class Found:
     """The rates of one model, who says so, and what they are multiplied by, each factor with its reason."""
 
@@ -201,7 +200,7 @@ def with_others(cost: Cost | None, request: Request, usage: Usage, stated: State
         if part is None:
             missing.append(NO_ALSO.format(model))
         else:
-            cost = part if cost is None else rules.joined(cost, part)
+            cost = part if cost is None else cost.plus(part)
     if cost is None or not missing:
         return cost
     return replace(cost, caveats=(*cost.caveats, *missing))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
 import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlm_obs._pricing import matching
 from rlm_obs._pricing.listed import rates_of
 from rlm_obs._pricing.rates import Rates
 from rlm_obs._pricing.rules import ruled
+from rlm_obs.errors import ConfigError
 
 if TYPE_CHECKING:
     from genai_prices.data_snapshot import DataSnapshot
@@ -44,6 +47,9 @@ WEEKDAYS_ONLY = frozenset({("deepseek", 1), ("deepseek", 6)})
 _lock = threading.Lock()
 _get_snapshot: Callable[[], DataSnapshot] | None = None
 _source = "genai-prices"
+#: The file whose data is in use, and what fetches newer data.
+_file: Path | None = None
+_refreshing: Any = None
 #: The data in use and what was found in it; one pair, so that newer data never meets what was found in older.
 _kept: tuple[DataSnapshot | None, dict[tuple[str, str, str | None, int], Rates | _Clock | None]] = (None, {})
 
@@ -69,9 +75,8 @@ class _Clock:
 
 
 def source() -> str:
-    """Return who prices, with its version: "genai-prices 0.2.3"."""
-    if _get_snapshot is None:
-        _load()
+    """Return who prices, with its version: "genai-prices 0.2.3", and the day of data that is newer than that."""
+    _data()
     return _source
 
 
@@ -111,16 +116,67 @@ def providers() -> tuple[Provider, ...]:
     return tuple(_data()[0].providers)
 
 
+def published_at() -> str:
+    """Return where genai-prices publishes its newest data."""
+    from genai_prices.update_prices import DEFAULT_UPDATE_URL
+
+    return DEFAULT_UPDATE_URL
+
+
+def read_data(raw: Any) -> DataSnapshot:
+    """Return the data that genai-prices publishes, from its JSON. Raises ValueError where it is none."""
+    from genai_prices.data_snapshot import DataSnapshot
+    from genai_prices.types import _providers_from_raw
+
+    if not isinstance(raw, list) or not raw:
+        raise ValueError("the data of genai-prices is a list of providers")
+    return DataSnapshot(_providers_from_raw(raw), from_auto_update=True)
+
+
+def use(file: Path | None, *, refresh: bool) -> None:
+    """Take the data of a file, and fetch newer data every hour if asked to. Raises ConfigError for a file that is none."""
+    global _file, _refreshing
+    if file is not None and file != _file:
+        try:
+            data = read_data(json.loads(file.read_text("utf-8"), parse_float=str))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"price_data={str(file)!r} cannot be read: {error}") from None
+        from genai_prices.data_snapshot import set_custom_snapshot
+
+        data.timestamp = datetime.fromtimestamp(file.stat().st_mtime, UTC)
+        set_custom_snapshot(data)
+    elif file is None and _file is not None:
+        from genai_prices.data_snapshot import set_custom_snapshot
+
+        set_custom_snapshot(None)
+    _file = file
+    if refresh and _refreshing is None:
+        from genai_prices import UpdatePrices
+
+        _refreshing = UpdatePrices()
+        _refreshing.start()
+    elif not refresh and _refreshing is not None:
+        _refreshing.stop()
+        _refreshing = None
+
+
+def in_use() -> bool:
+    """Tell whether data of a file, or fetched data, is in use."""
+    return _file is not None or _refreshing is not None
+
+
 def _data() -> tuple[DataSnapshot, dict[tuple[str, str, str | None, int], Rates | _Clock | None]]:
     """Return the data in use, a newer one if the program has it (`genai_prices.UpdatePrices`), and what was found.
 
     The import takes 0.2 to 0.4 s and happens here, at the first price; its warnings do not become errors of ours.
     """
-    global _kept
+    global _kept, _source
     data = (_get_snapshot or _load())()
     kept = _kept
     if kept[0] is not data:
         kept = _kept = (data, {})
+        newer = f", data of {data.timestamp:%Y-%m-%d}" if data.from_auto_update else ""
+        _source = _source.partition(",")[0] + newer
     return data, kept[1]
 
 

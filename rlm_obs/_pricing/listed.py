@@ -6,8 +6,8 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from rlm_obs._pricing import matching
-from rlm_obs._pricing.parts import EXACT
 from rlm_obs._pricing.rates import Rates
+from rlm_obs._record import EXACT
 
 if TYPE_CHECKING:
     from genai_prices.types import ModelInfo, ModelPrice, Provider

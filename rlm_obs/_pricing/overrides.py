@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from rlm_obs._pricing.parts import EXACT, HOUR
+from rlm_obs._pricing.parts import HOUR
 from rlm_obs._pricing.rates import Rates
-from rlm_obs._record import dollars
+from rlm_obs._record import EXACT, dollars
 from rlm_obs.errors import ConfigError
 
 MILLION = Decimal(1_000_000)
@@ -106,6 +106,11 @@ class Overrides:
             if len(model) < MOST:
                 self._found[key] = found
             return found
+
+    def stated(self) -> Iterator[tuple[str, Rates]]:
+        """Give each name that is priced, with its rates."""
+        yield from self._exact.items()
+        yield from ((f"{name}*", rates) for name, rates in self._prefixes.items())
 
     def discount(self, provider: str, model: str) -> Decimal | None:
         """Return the share that is taken off a list's price: of the model, else of its provider, else of everything."""

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import Context, Decimal
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from rlm_obs._record import Cost, Usage
+from rlm_obs._record import EXACT, Cost, Usage
 
 if TYPE_CHECKING:
     from rlm_obs._pricing.rates import Rates
 
 ZERO = Decimal(0)
 HOUR = Decimal(3600)
-#: Sums do not depend on the decimal context of the thread that calls: a program may have set its own precision.
-EXACT = Context(prec=60)
 #: Hourly rates do not divide by 3,600 evenly; their cost is kept to this unit, so that adding costs stays exact.
 FINEST = Decimal("1e-15")
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from rlm_obs._hookspecs import hookimpl
-from rlm_obs._pricing import deployments, finding
+from rlm_obs._pricing import deployments, finding, genai
 from rlm_obs._pricing import hosts as host_names
 from rlm_obs._pricing.finding import HOST_SOURCE, Stated
 from rlm_obs._pricing.overrides import Overrides
@@ -24,6 +24,8 @@ _stated = Stated()
 def use(settings: Settings) -> None:
     """Take the user's prices, hosts and deployments from the settings. Raises ConfigError where they are wrong."""
     global _stated
+    if settings.price_data is not None or settings.price_refresh or genai.in_use():
+        genai.use(settings.price_data, refresh=settings.price_refresh)
     host_names.check(settings.hosts)
     named = deployments.read_deployments(settings.azure_deployments)
     _stated = Stated(Overrides.read(settings.prices), dict(settings.hosts), named)

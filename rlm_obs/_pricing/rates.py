@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from rlm_obs._pricing.parts import EXACT, ZERO, Line, in_full, own
-from rlm_obs._record import Cost, Usage
+from rlm_obs._pricing.parts import ZERO, Line, in_full, own
+from rlm_obs._record import EXACT, Cost, Usage
 
 add, multiply = EXACT.add, EXACT.multiply
 

@@ -9,9 +9,9 @@ import re
 from dataclasses import replace
 from decimal import Decimal
 
-from rlm_obs._pricing.parts import EXACT, ZERO
+from rlm_obs._pricing.parts import ZERO
 from rlm_obs._pricing.rates import Rates
-from rlm_obs._record import Cost
+from rlm_obs._record import EXACT, Cost
 
 #: The price lists (of genai-prices) whose models are OpenAI's.
 SELLS_OPENAI = frozenset({"openai", "azure", "openai-decisions"})
@@ -87,11 +87,3 @@ def scaled(cost: Cost, factor: Decimal, *, tools: bool = False, source: str | No
         tools=called,
         caveats=cost.caveats,
     )
-
-
-def joined(one: Cost, other: Cost) -> Cost:
-    """Return two costs as one, part by part; the first one's source, both's caveats."""
-    parts = ("input", "cached_input", "cache_write", "output", "tools")
-    sums = {name: EXACT.add(getattr(one, name) or ZERO, getattr(other, name) or ZERO) for name in parts}
-    caveats = tuple(dict.fromkeys((*one.caveats, *other.caveats)))
-    return Cost(total=EXACT.add(one.total, other.total), source=one.source, **sums, caveats=caveats)

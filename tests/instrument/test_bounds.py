@@ -14,7 +14,8 @@ from rlm_obs._budgets import bound as reasons
 from rlm_obs._budgets.bound import Bound
 from rlm_obs._instrument import bounds
 from rlm_obs._instrument.bounds import bound_of, has_bound
-from rlm_obs._instrument.openai import ENDPOINTS, PARAMS, SCALARS
+from rlm_obs._instrument.endpoints import ENDPOINTS
+from rlm_obs._instrument.openai import PARAMS, SCALARS
 from rlm_obs._record import Request
 
 CHAT, RESPONSES, COMPLETIONS, EMBEDDINGS = "/chat/completions", "/responses", "/completions", "/embeddings"

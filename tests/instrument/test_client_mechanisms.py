@@ -192,7 +192,7 @@ async def test_nine_nothing_is_raised_after_the_paid_request(
         warnings.simplefilter("ignore", DeprecationWarning)  # the client's own word on its old endpoint
         runs = caller.client(odd).beta.threads.runs
         assert len(await caller.all(await caller(runs.create(thread_id="t", assistant_id="a", stream=True)))) == 1
-    assert len(collect.records) == 7
+    assert len(collect.records) == 8
     assert all(record.status == "ok" for record in collect.records)
 
 

@@ -97,7 +97,7 @@ speech = {
     "operation": "generate_content",
     "asked": "tts-1",
     "answered": "tts-1",
-    "cost": None,  # by the character, which the answer does not say
+    "cost": "0.000075",  # 15 dollars per million of the 5 characters that were asked for
     "usage": (None, None),
 }
 heard = {

@@ -29,6 +29,7 @@ LONG = {
     "_plugins.py": "finding, loading, blocking and calling are one subject",
     "_settings.py": "every setting, with what it means",
     "_tracker.py": "one public class, most of it the docs of its arguments",
+    "_instrument/gate.py": "a call's whole way, in both colours",
     "_instrument/openai.py": "every shape that one SDK has",
     "_instrument/watch.py": "every way that a stream can end",
     "testing/_routes.py": "a method per endpoint",
