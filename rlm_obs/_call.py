@@ -248,9 +248,8 @@ class Call:
             return Cost(total=NONE, source="status")
         if status == "error" and error in _NEVER_ANSWERED and not answer.streamed_tokens and answer.http_status is None:
             return Cost(total=NONE, source="not answered")
-        if self.request.params.get("background") is True:
-            return None  # it goes on without us: whoever reads its end learns what it cost
-        if self.request.streamed and answer.http_status is not None:
+        goes_on = self.request.params.get("background") is True  # whoever reads its end learns what it cost
+        if self.request.streamed and answer.http_status is not None and not goes_on:
             return self._estimated()
         return None
 
