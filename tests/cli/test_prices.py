@@ -102,8 +102,10 @@ def test_check(rlm_obs_script: Script, tmp_path: Path) -> None:
 def test_explain(rlm_obs_script: Script, fake_openai: FakeOpenAI, tmp_path: Path) -> None:
     """Each product of a recorded call: count, rate, dollars, and whose rate it is."""
     settings = {"hosts": {"127.0.0.1": "openai"}}
-    with rlm_obs.instrument(exporters=[rlm_obs.FileExporter("calls.jsonl")], settings=settings):
-        client = openai.OpenAI(base_url=fake_openai.base_url, api_key="none")
+    with (
+        rlm_obs.instrument(exporters=[rlm_obs.FileExporter("calls.jsonl")], settings=settings),
+        openai.OpenAI(base_url=fake_openai.base_url, api_key="none") as client,
+    ):
         client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "hello"}])
         client.chat.completions.create(model="nobody-knows-it", messages=[{"role": "user", "content": "hello"}])
     first, last = rlm_obs.read_records("calls.jsonl")

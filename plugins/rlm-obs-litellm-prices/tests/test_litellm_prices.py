@@ -114,8 +114,10 @@ def test_a_file_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_real_call(fake_openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
     """The installed plugin prices a call before the built-in list does, but not what it leaves to it."""
     host = "127.0.0.1"
-    with rlm_obs.instrument(exporters=[], settings={"hosts": {host: "groq"}}) as on:
-        client = openai.OpenAI(api_key="none", base_url=fake_openai.base_url)
+    with (
+        rlm_obs.instrument(exporters=[], settings={"hosts": {host: "groq"}}) as on,
+        openai.OpenAI(api_key="none", base_url=fake_openai.base_url) as client,
+    ):
         client.chat.completions.create(model="llama-3.3-70b-versatile", messages=[{"role": "user", "content": "hi"}])
         used = fake_openai.billed[0].usage
         expected = (used["prompt_tokens"] * Decimal("0.59") + used["completion_tokens"] * Decimal("0.79")) / 1_000_000
