@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from rlm_obs import _guard
-from rlm_obs._budgets.account import NONE, Account, Expected, Hold, Need, in_event_loop
+from rlm_obs._budgets.account import NONE, Account, Hold, Need, in_event_loop
 from rlm_obs._budgets.bound import Bound
+from rlm_obs._budgets.crowd import kinds
 from rlm_obs._budgets.desk import desk
 from rlm_obs._budgets.line import Waiting
 from rlm_obs._budgets.seen import seen
@@ -20,8 +21,6 @@ from rlm_obs.errors import BudgetExceeded, UnknownPrice
 
 #: The most that a call with this bound can cost, in US dollars, with so many output tokens (None: the bound's own).
 Most = Callable[[Request, Bound, int | None], Decimal | None]
-#: From so many calls of its kind on, `enforcement="expected"` holds what they have cost.
-ENOUGH_SEEN = 20
 
 
 @dataclass(slots=True)
@@ -135,28 +134,23 @@ class Admission:
             return None
         if self._needs.bound is None:
             return Need(NONE, NONE)
-        bound = self.bound = self._needs.bound(self.request)
+        bound = self.bound = _guard.guarded("bound", self._needs.bound, self.request)
+        if bound is None:  # it could not be read: it goes out while there is any room, and is counted at its end
+            return Need(NONE, NONE)
         most = self._most(self.request, bound, None)
         if most is None:
             return self._need_without_price(bound)
         lowerable = bound.output_tokens > 0 and not bound.limit_is_users
         find_least = functools.partial(self._most, self.request, bound, 0) if lowerable else None
-        expected = self._expected() if self._expects else None
-        return Need(None, most, bound.output_tokens, lowerable, not most, find_least, bound.input_tokens, expected)
-
-    def _expected(self) -> Expected | None:
-        """Return what such calls have cost so far, where enough were seen."""
-        costs = seen.of(self.request.model, self.request.operation)
-        if costs is None or costs.count < ENOUGH_SEEN:
-            return None
-        return Expected(costs.mean, float(costs.deviation) ** 2)
+        kind = kinds.of(self.request.model, self.request.operation) if self._expects else None
+        return Need(None, most, bound.output_tokens, lowerable, not most, find_least, bound.input_tokens, kind)
 
     def _need_without_price(self, bound: Bound) -> Need:
-        policies = [t.unknown_price for t in self.trackers if t.budget_usd is not None]
-        if "block" in policies:
-            blocker = next(t for t in self.trackers if t.budget_usd is not None and t.unknown_price == "block")
-            raise UnknownPrice(self.request.model or "?", self.request.provider, blocker.name)
-        rate = max((p for p in policies if isinstance(p, Decimal)), default=NONE)
+        limiting = [t for t, share in zip(self.trackers, self._shares, strict=True) if share[0].limit is not None]
+        for tracker in limiting:
+            if tracker.unknown_price == "block":
+                raise UnknownPrice(self.request.model or "?", self.request.provider, tracker.name)
+        rate = max((t.unknown_price for t in limiting if isinstance(t.unknown_price, Decimal)), default=NONE)
         least, most = _at(rate, bound.input_tokens), _at(rate, bound.input_tokens + bound.output_tokens)
         lowerable = not bound.limit_is_users
         return Need(least, most, bound.output_tokens, lowerable, free=not rate, input_tokens=bound.input_tokens)

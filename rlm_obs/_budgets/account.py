@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import threading
 import time
 import weakref
@@ -13,6 +12,7 @@ from decimal import ROUND_CEILING, Decimal
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
+from rlm_obs._budgets.crowd import Crowd, Kind, One
 from rlm_obs._budgets.rolling import Rolling
 from rlm_obs._record import EXACT
 
@@ -24,18 +24,8 @@ NONE, ONE = Decimal(0), Decimal(1)
 plus, minus, times = EXACT.add, EXACT.subtract, EXACT.multiply
 #: Sums of holds stay exact, and none is too small.
 GRAIN = Decimal("1e-12")
-#: How many standard deviations `enforcement="expected"` holds above the mean, for all calls in flight together.
-MARGIN = 4.0
 #: Who waits for whom: the thread and the asyncio task. Weak, so that no id is taken for a dead one's, and nobody is kept alive.
 Owner = tuple["weakref.ref[threading.Thread]", "weakref.ref[asyncio.Task[Any]] | None"]
-
-
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """What such calls have cost so far, in US dollars: their mean, and the variance around it."""
-
-    mean: Decimal
-    variance: float
 
 
 @dataclass(slots=True)
@@ -44,8 +34,8 @@ class Need:
 
     `least` may be left open (None) with `find_least` to ask: it is asked only where money is short, never under a lock.
     `tokens` is that output; `lowerable` if the user set no output limit, so that it may be lowered to what is left.
-    `input_tokens` is the bound of the input. A `free` call passes a budget of dollars that is used up. `expected` is what
-    such calls have cost, where enough of them were seen.
+    `input_tokens` is the bound of the input. A `free` call passes a budget of dollars that is used up. `kind` is what
+    such calls have cost, where a budget holds that.
     """
 
     least: Decimal | None
@@ -55,7 +45,7 @@ class Need:
     free: bool = False
     find_least: Callable[[], Decimal | None] | None = None
     input_tokens: int = 0
-    expected: Expected | None = None
+    kind: Kind | None = None
 
     def settle_least(self) -> bool:
         """Ask what the input alone costs, if that is still open and matters; True if it was."""
@@ -100,7 +90,7 @@ class Need:
 @dataclass(slots=True, eq=False)
 class Hold:
     """One call's reservation: `amount` in US dollars, `amounts` in each account. `tokens` is its output limit where that
-    was lowered."""
+    was lowered, `number` the call's among those of its `kind`."""
 
     accounts: tuple[Account, ...]
     amount: Decimal
@@ -110,26 +100,8 @@ class Hold:
     since: float = 0.0
     settled: bool = False
     amounts: tuple[Decimal, ...] = ()
-
-
-@dataclass(slots=True)
-class Crowd:
-    """What the calls in flight are expected to cost together: their means, a margin for all, and the dearest one in full.
-
-    Source: costs that are independent of each other have variances that add up.
-    """
-
-    means: Decimal = NONE
-    variance: float = 0.0
-    extras: dict[int, Decimal] = field(default_factory=dict)
-    variances: dict[int, float] = field(default_factory=dict)
-
-    def total(self, mean: Decimal = NONE, variance: float = 0.0, extra: Decimal = NONE) -> Decimal:
-        """Return what is to be held, with one call more if it is given."""
-        spread = Decimal(MARGIN * math.sqrt(max(0.0, self.variance + variance)))
-        margin = spread.quantize(GRAIN, ROUND_CEILING, EXACT)
-        dearest = max(extra, max(self.extras.values(), default=NONE))
-        return plus(plus(plus(self.means, mean), margin), dearest)
+    kind: Kind | None = None
+    number: int = 0
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -178,15 +150,15 @@ class Account:
         for hold in self.holds.values():
             if hold.owner == owner:
                 mine = plus(mine, hold.amounts[hold.accounts.index(self)])
+                if self.crowd is not None:
+                    mine = plus(mine, self.crowd.calls[id(hold)].extra)
         return mine
 
     def held_with(self, need: Need, tokens: int) -> Decimal:
         """Return what would be held in all, with this call too."""
-        if self.enforcement != "expected" or need.expected is None or self.unit != "usd":
+        if self.enforcement != "expected" or self.unit != "usd":
             return plus(self.held, need.cost(tokens, self.unit))
-        mean = min(need.expected.mean, need.cost(tokens))
-        crowd = self.crowd or Crowd()
-        return crowd.total(mean, need.expected.variance, minus(need.cost(tokens), mean))
+        return (self.crowd or Crowd()).total(One.of(need.kind, need.cost(tokens)))
 
     def fits(self, need: Need) -> bool:
         """Tell whether a call would be let out here without waiting, and without its output being lowered."""
@@ -199,14 +171,10 @@ class Account:
     def take(self, hold: Hold, need: Need, amount: Decimal) -> Decimal:
         """Hold `amount` (or what such calls are expected to cost), and return how much it is."""
         if self.enforcement == "expected" and self.unit == "usd":
-            mean, variance = amount, 0.0
-            if need.expected is not None:
-                mean, variance = min(need.expected.mean, amount), need.expected.variance
-            crowd = self.crowd = self.crowd or Crowd()
-            crowd.means = plus(crowd.means, mean)
-            crowd.variance += variance
-            crowd.extras[id(hold)], crowd.variances[id(hold)] = minus(amount, mean), variance
-            self.held, amount = crowd.total(), mean
+            crowd, one = self.crowd or Crowd(), One.of(need.kind, amount)
+            self.crowd = crowd
+            crowd.add(id(hold), one)
+            self.held, amount = crowd.total(), one.mean
         else:
             self.held = plus(self.held, amount)
         self.holds[id(hold)] = hold
@@ -218,9 +186,7 @@ class Account:
             return
         crowd = self.crowd
         if crowd is not None:
-            crowd.means = minus(crowd.means, amount)
-            crowd.variance -= crowd.variances.pop(id(hold), 0.0)
-            crowd.extras.pop(id(hold), None)
+            crowd.remove(id(hold), amount)
             self.held = crowd.total() if self.holds else NONE
             if not self.holds:
                 self.crowd = None

@@ -102,7 +102,7 @@ class Desk:
         with self.lock:
             if hold.settled:
                 raise RlmObsError(f"the hold of {hold.label!r} was settled before")
-            self._return(hold)
+            self._return(hold, charge)
             self._spend(hold.accounts, charge, tokens)
             if self._line:
                 self.serve()
@@ -274,12 +274,16 @@ class Desk:
         """Hold what the call costs at most, with its output limited to `tokens`."""
         lowered = tokens < need.tokens
         hold = Hold(accounts, need.cost(tokens), owner, label, tokens if lowered else None, time.monotonic())
+        if need.kind is not None:
+            hold.kind, hold.number = need.kind, need.kind.begin()
         hold.amounts = tuple([a.take(hold, need, need.cost(tokens, a.unit)) for a in accounts])
         return hold
 
     @staticmethod
-    def _return(hold: Hold) -> None:
+    def _return(hold: Hold, charge: Decimal | None = None) -> None:
         hold.settled = True
+        if hold.kind is not None:  # a lowered call, and one that cost nothing, say little of what others cost
+            hold.kind.end(hold.number, None if hold.tokens is not None else charge or None)
         for account, amount in zip(hold.accounts, hold.amounts, strict=True):
             account.give_back(hold, amount)
 

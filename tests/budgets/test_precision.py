@@ -12,7 +12,8 @@ import pytest
 
 import rlm_obs
 from rlm_obs import CostTracker
-from rlm_obs._budgets.account import Account, Expected, Hold, Need
+from rlm_obs._budgets.account import Account, Hold, Need
+from rlm_obs._budgets.crowd import ENOUGH, Kind
 from rlm_obs._budgets.desk import Desk
 from rlm_obs.testing import fake_openai
 
@@ -30,7 +31,10 @@ def six_digits() -> Iterator[None]:
 def test_holds_lose_nothing(enforcement: str) -> None:
     """What was held and is given back leaves the account as it was, and what is spent is spent to the last digit."""
     desk, account = Desk(), Account("a", LIMIT, enforcement)
-    need = Need(ODD, ODD * 2, 1000, input_tokens=9, expected=Expected(ODD, 0.0))
+    kind = Kind()
+    for _ in range(ENOUGH):
+        kind.end(kind.begin(), ODD)
+    need = Need(ODD, ODD * 2, 1000, input_tokens=9, kind=kind)
     holds = [desk.ask(need, (account,), "call", may_wait=False) for _ in range(30)]
     assert desk.extend(holds[0], ODD, 10) is None  # type: ignore[arg-type]
     for hold in holds:
