@@ -5,6 +5,7 @@
 #   make check          run the static checks only: ruff, mypy, import-linter
 #   make docs           build the documentation, strictly
 #   make bench          measure what a call, a chunk, a span and a price take
+#   make bench-budgets  measure budgets: do they hold, who starves, what they take; PEERS=--peers puts other guards beside
 #   make receivers      send a run to real receivers (Phoenix, MLflow, oteltap), read it back and compare; heavy, not in test
 #   make client-suite   run openai's own tests bare and instrumented, and compare how they end (half an hour)
 #   make compat         call a model through each library on top of the client, and compare with what was billed
@@ -25,6 +26,7 @@ LOWEST ?=
 CHECKS ?= check docs
 PYTEST ?=
 RECEIVERS ?=
+PEERS ?=
 
 variant := $(if $(LOWEST),-lowest)$(if $(OPENAI),-$(subst <,-below-,$(subst >,-above-,$(subst =,-is-,$(OPENAI)))))
 VENV ?= .venv$(variant)
@@ -34,7 +36,7 @@ GROUP := $(if $(strip $(CHECKS)),dev,test)
 CONSTRAINED := $(if $(LOWEST),--constraint $(VENV)/lowest.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs bench receivers client-suite compat clean
+.PHONY: help demo test check docs bench bench-budgets receivers client-suite compat clean
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -75,6 +77,9 @@ docs: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
+
+bench-budgets: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.budgets $(PEERS)
 
 receivers: $(VENV)/.test
 	$(BIN)/python -m tests.receivers $(RECEIVERS)
