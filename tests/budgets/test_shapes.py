@@ -266,3 +266,34 @@ def test_a_call_that_is_held_by_others_does_not_fit_now(chat: Chat) -> None:
         assert not tracker.would_fit(small)
         stream.close()
     assert tracker.remaining is not None
+
+
+def test_a_key_with_a_limit_of_its_own_blocks_unknown_prices(chat: Chat, server: FakeOpenAI) -> None:
+    """Also where there is no default limit: what nobody can price is not let out under a limit uncounted."""
+    tracker = CostTracker(per="user.id", limits={"ann": 1})
+    with tracker:
+        with rlm_obs.context(user_id="ann"), pytest.raises(rlm_obs.UnknownPrice):
+            chat(model="nobody-knows-it")
+        with rlm_obs.context(user_id="bob"):
+            chat(model="nobody-knows-it")
+    assert len(server.billed) == 1
+
+
+@pytest.mark.swallows
+def test_a_bound_that_fails_does_not_open_the_budget(
+    chat: Chat, server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that we cannot read goes out while there is money, is counted, and is refused when the money is spent."""
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise ValueError("no bound")
+
+    monkeypatch.setattr("rlm_obs._instrument.openai.bound_of", broken)
+    with CostTracker(2 * EACH) as tracker:
+        chat()
+        chat()
+        with pytest.raises(BudgetExceeded):
+            chat()
+    assert tracker.spent == 2 * EACH
+    assert len(server.billed) == 2
+    assert rlm_obs.stats()["failures"]["bound"] == 3
