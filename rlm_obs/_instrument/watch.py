@@ -43,9 +43,7 @@ class Watch:
         self._items: Any = None  # the SDK's stream, where it reads the response and tells what its events say
         self._inside = False
         self._left = False
-        self._handled = id(
-            sys.exception()
-        )  # what the user's code was handling before; the id alone keeps nothing alive
+        self._handled = id(sys.exception())  # what the user's code handled before; the id keeps nothing alive
         self._tail = b""
         self._room = passing.call.output_room  # tokens that the stream may write; None: as many as it likes
         self._kept: list[bytes] = []  # what it has brought, while it has a room that it may outgrow
