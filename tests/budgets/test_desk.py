@@ -178,7 +178,7 @@ class DeskMachine(RuleBasedStateMachine):
     def is_waited_for(self, waiting: Waiting) -> bool:
         """Who holds money already does not stand behind those who may be waiting for it."""
         holds = [h for a in waiting.accounts for h in a.holds.values() if h is not waiting.hold]
-        return any(h.owner == waiting.owner for h in holds)
+        return any(h.owner == waiting.owner and h.amount for h in holds)  # nobody waits for a hold of nothing
 
     @invariant()
     def never_over(self) -> None:
