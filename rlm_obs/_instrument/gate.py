@@ -196,13 +196,12 @@ class Passing:
         self, args: tuple[Any, ...], kwargs: dict[str, Any], context: otel.Context | None
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the arguments to go on with; the user's own unless the call has to be changed."""
-        call, headers = self.call, None
-        if context is not None and self.settings.propagate == "provider":
-            headers = _guard.guarded("propagate", _traceparent, context)
-        limit, switched = call.output_limit, call.switched_from is not None
-        if self.asked.ask_usage or limit is not None or switched or headers:
-            changes = Changes(limit, call.request.model if switched else None, headers)
-            changed = _guard.guarded("gate", self.reader.change, self.options, self.asked, changes)
+        call, tells = self.call, context is not None and self.settings.propagate == "provider"
+        headers = _guard.guarded("propagate", _traceparent, context) if tells else None
+        limit, model = call.output_limit, call.request.model if call.switched_from else None
+        if self.asked.ask_usage or limit is not None or model is not None or headers:
+            wanted = Changes(limit, model, headers)
+            changed = _guard.guarded("gate", self.reader.change, self.options, self.asked, wanted)
             if changed is not None:
                 args, kwargs = _with_options(args, kwargs, changed)
         if not self.stream:
