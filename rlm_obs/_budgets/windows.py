@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Literal, get_args
@@ -54,6 +55,7 @@ class Window:
         """Return the window that holds at `now` (seconds since 1970)."""
         if self.calendar is None or self.zone is None:
             return Turn(f"rolling:{self.rolling_s:g}s")
+        now = math.floor(now)  # a moment before midnight is not rounded into the next day
         local = datetime.fromtimestamp(now, self.zone)
         if self.calendar == "hour":
             offset = local.utcoffset() or timedelta()
