@@ -108,7 +108,7 @@ class Plugins:
 
     def _hooks_of(self, name: str) -> tuple[str, ...]:
         callers = self.manager.get_hookcallers(self.manager.get_plugin(name)) or []
-        return tuple(sorted(caller.name for caller in callers))
+        return tuple(sorted({caller.name for caller in callers}))
 
     def register(self, plugin: object, name: str | None = None) -> None:
         """Add a plugin that is an object of this program (a module, or an instance), beside the installed ones."""

@@ -107,7 +107,7 @@ def parameter(one: inspect.Parameter, hint: Any) -> click.Parameter:
         names[0] = f"{flag}/--no-{flag[2:]}" if given else flag
         return click.Option(names, is_flag=True, default=bool(given), help=text)
     shown = given.value if isinstance(given, enum.Enum) else given
-    return click.Option(names, type=kind, default=shown, help=text, show_default=shown is not None, callback=read)
+    return click.Option(names, type=kind, default=shown, help=text, show_default=shown not in (None, ""), callback=read)
 
 
 def kind_of(hint: Any, name: str) -> tuple[Any, Callable[[Any, Any, Any], Any] | None]:

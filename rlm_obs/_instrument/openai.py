@@ -287,7 +287,8 @@ class OpenAIReader(Reader):
         said = fields_of(event)
         if said.get("choices") != [] or not fields_of(said.get("usage")):
             return False
-        return "moderation" not in getattr(event, "model_fields_set", said)  # in a moderated stream it may say more
+        sent = getattr(event, "model_fields_set", said), getattr(event, "__pydantic_extra__", None) or ()
+        return not any(["moderation" in names for names in sent])  # in a moderated stream it may say more
 
 
 FACTS = (
