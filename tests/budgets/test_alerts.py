@@ -72,24 +72,26 @@ def test_several_thresholds(chat: Chat) -> None:
 def test_each_window_and_each_key_alerts(chat: Chat) -> None:
     """A threshold is crossed once per window and key."""
     alerts: list[Alert] = []
-    tracker = CostTracker(4 * EACH, alert_threshold=0.5, window="day", per="user.id", on_alert=alerts.append)
-    with time_machine.travel(MORNING, tick=False) as clock, tracker:
-        for days in range(2):
-            clock.move_to(MORNING + timedelta(days=days, hours=17))  # late enough for the pace to be no alert
-            for user in ("ann", "bob"):
-                with rlm_obs.context(user_id=user):
-                    for _ in range(3):
-                        chat()
+    with time_machine.travel(MORNING, tick=False) as clock:
+        tracker = CostTracker(4 * EACH, alert_threshold=0.5, window="day", per="user.id", on_alert=alerts.append)
+        with tracker:
+            for days in range(2):
+                clock.move_to(MORNING + timedelta(days=days, hours=17))  # late enough for the pace to be no alert
+                for user in ("ann", "bob"):
+                    with rlm_obs.context(user_id=user):
+                        for _ in range(3):
+                            chat()
     assert [a.key for a in alerts if a.kind == "threshold"] == ["ann", "bob", "ann", "bob"]
 
 
 def test_a_pace_that_will_not_last(chat: Chat) -> None:
     """A quarter of the day's budget gone after an hour: it says when the budget ends, once."""
     alerts: list[Alert] = []
-    tracker = CostTracker(8 * EACH, alert_threshold=0.9, window="day", on_alert=alerts.append, name="day")
-    with time_machine.travel(datetime(2026, 11, 25, 1, 0, tzinfo=UTC), tick=False), tracker:
-        for _ in range(4):
-            chat()
+    with time_machine.travel(datetime(2026, 11, 25, 1, 0, tzinfo=UTC), tick=False):
+        tracker = CostTracker(8 * EACH, alert_threshold=0.9, window="day", on_alert=alerts.append, name="day")
+        with tracker:
+            for _ in range(4):
+                chat()
     (alert,) = alerts
     assert alert.kind == "pace"
     assert alert.ends_at == datetime(2026, 11, 25, 4, 0, tzinfo=UTC)
@@ -100,10 +102,11 @@ def test_a_pace_that_will_not_last(chat: Chat) -> None:
 def test_a_pace_that_lasts_says_nothing(chat: Chat) -> None:
     """Half the budget at the day's end is no alert."""
     alerts: list[Alert] = []
-    tracker = CostTracker(8 * EACH, alert_threshold=0.9, window="day", on_alert=alerts.append)
-    with time_machine.travel(datetime(2026, 11, 25, 23, 0, tzinfo=UTC), tick=False), tracker:
-        for _ in range(4):
-            chat()
+    with time_machine.travel(datetime(2026, 11, 25, 23, 0, tzinfo=UTC), tick=False):
+        tracker = CostTracker(8 * EACH, alert_threshold=0.9, window="day", on_alert=alerts.append)
+        with tracker:
+            for _ in range(4):
+                chat()
     assert alerts == []
 
 
