@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from rlm_obs import _attributes, _guard
+from rlm_obs import _attributes, _guard, _otlp_json
+from rlm_obs._exporters._copying import copied
 from rlm_obs._exporters.base import error_type, is_score
 from rlm_obs._hookspecs import hookimpl
 from rlm_obs._record import Cost, Record, Usage
@@ -40,10 +41,14 @@ class FileExporter(SpanExporter):
     A call is `{"v": 1, "kind": "call", "name": …}` with the fields of its Record: amounts are strings of US dollars,
     times are UTC and seconds. Any other span is `"kind": "span"`. An error is there by its class, never its message. A
     new file is readable by its owner alone. Lines are whole: one that a crash cut short spoils no other. `read_records`
-    reads it back. Raises ConfigError where `path` is a folder or cannot be written.
+    reads it back. `format="otlp"` writes each span as a line of OTLP-JSON instead, as OpenTelemetry's collector reads it.
+    Raises ConfigError where `path` is a folder or cannot be written.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, format: str = "records") -> None:  # noqa: A002
+        if format not in FORMATS:
+            raise ConfigError(f"FileExporter(format={format!r}): give {' or '.join(map(repr, FORMATS))}")
+        self._line_of = FORMATS[format]
         try:
             self.path = Path(os.fspath(path)).expanduser().absolute()
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +62,7 @@ class FileExporter(SpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Append the spans, all of them in one piece, or none; FAILURE says that some are not in the file."""
-        lines = [line for span in spans if (line := _guard.guarded("FileExporter", _line_of, span)) is not None]
+        lines = [line for span in spans if (line := _guard.guarded("FileExporter", self._line_of, span)) is not None]
         try:
             _append(self.path, b"".join(lines))
         except OSError as error:
@@ -120,6 +125,10 @@ def _line_of(span: ReadableSpan) -> bytes:
     return _written(line)
 
 
+def _otlp_line_of(span: ReadableSpan) -> bytes:
+    return _otlp_json.encode([copied(span, span.attributes or {}, error_type(span))])
+
+
 def _score_of(span: ReadableSpan) -> dict[str, Any]:
     said = dict(span.attributes or {})
     number, label = said.pop(_attributes.EVALUATION_VALUE, None), said.pop(_attributes.EVALUATION_LABEL, None)
@@ -172,6 +181,10 @@ def _tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _tuples(v) for k, v in value.items()}
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+#: How a span is written, by the name that `format=` takes.
+FORMATS: Mapping[str, Callable[[ReadableSpan], bytes]] = {"records": _line_of, "otlp": _otlp_line_of}
 
 
 def _opened(path: Path) -> int:

@@ -23,7 +23,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExportResult
 
-from rlm_obs import _attributes
+from rlm_obs import _attributes, _otlp_json
 from rlm_obs._exporters import file as file_module
 from rlm_obs._exporters.file import FileExporter, read_records
 from rlm_obs._record import Cost, Request, Usage
@@ -101,6 +101,30 @@ def test_errors_by_class_alone(path: Path) -> None:
     assert (line["status"], line["error"]) == ("error", "ValueError")
     assert line["events"] == [{"name": "exception", "type": "ValueError"}]
     assert b"sk-secret" not in path.read_bytes()
+
+
+def test_otlp_lines(path: Path) -> None:
+    """`format="otlp"`: every span is a line of OTLP-JSON, with its ids, times and attributes; no exception's message."""
+    span = TRACER.start_span("work", attributes={"n": 1})
+    span.record_exception(ValueError("sk-secret"))
+    span.set_status(trace.StatusCode.ERROR, "ValueError: sk-secret")
+    spans = [call(), ended(span)]
+    assert FileExporter(path, format="otlp").export(spans) is SpanExportResult.SUCCESS
+    read = [_otlp_json.decode(line) for line in path.read_bytes().splitlines()]
+    assert [len(line) for line in read] == [1, 1]
+    for (one,), written_one in zip(read, spans, strict=True):
+        assert one.context[:2] == written_one.context[:2]
+        assert (one.start_time, one.end_time) == (written_one.start_time, written_one.end_time)
+        assert dict(one.attributes or {}) == dict(written_one.attributes or {})
+    assert b"sk-secret" not in path.read_bytes()
+    assert read[1][0].status.description == "ValueError"
+
+
+def test_a_format_that_is_not_there(path: Path) -> None:
+    """An unknown format is a ConfigError that names the ones there are, and no file is made."""
+    with pytest.raises(ConfigError, match="'records' or 'otlp'"):
+        FileExporter(path, format="csv")
+    assert not path.exists()
 
 
 def test_content_only_where_it_was_captured(path: Path) -> None:
@@ -335,7 +359,7 @@ def test_importing_it_is_light() -> None:
         "import sys\n"
         "from rlm_obs._exporters import console, file, langfuse\n"
         "names = [*console.register_exporters(), *file.register_exporters(), *langfuse.register_exporters()]\n"
-        "heavy = [m for m in sys.modules if m.split('.')[0] in ('requests', 'langfuse', 'openai') or 'otlp' in m]\n"
+        "heavy = [m for m in sys.modules if m.split('.')[0] in ('requests', 'langfuse', 'openai') or 'exporter.otlp' in m]\n"
         "print(names, heavy)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
