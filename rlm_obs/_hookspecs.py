@@ -32,7 +32,9 @@ def register_exporters() -> Mapping[str, Callable[[Settings], SpanExporter]]:
     """Offer exporters by name, for `exporters=["name"]` and RLM_OBS_EXPORTERS; once, when plugins are loaded.
 
     Return: name -> a function that takes the settings and builds any OpenTelemetry SpanExporter (`rlm_obs.CallExporter`
-    is one); it is called when the name is used. A name offered twice is a ConfigError.
+    is one) and keeps to `rlm_obs.testing.ExporterContract`; it is called when the name is used. An exporter may have a
+    method `check()`, which `rlm-obs doctor` calls: it returns what was found, or raises a ConfigError that says what to do.
+    A name offered twice is a ConfigError.
     Raises: logged once; the plugin's exporters are missing, the program goes on. Speed: no I/O, import lazily.
     Since: 0.1. Example: `plugins/rlm-obs-example`.
     """
@@ -55,8 +57,9 @@ def register_budget_stores() -> Mapping[str, Callable[[str], Store]]:
 def register_instrumentors() -> Mapping[str, Callable[[], Instrumentor]]:
     """Offer instrumentors by name: each makes one SDK's calls pass the gate; once, when plugins are loaded.
 
-    Return: name -> a function that builds an object with `.instrument()` and `.uninstrument()`; all of them are used
-    from the first tracer, budget or `instrument()` on. A name offered twice is a ConfigError.
+    Return: name -> a function that builds an object with `.instrument()` and `.uninstrument()`, which keeps to
+    `rlm_obs.testing.InstrumentorContract`; all of them are used from the first tracer, budget or `instrument()` on. It
+    may have a method `check()`, as an exporter may. A name offered twice is a ConfigError.
     Raises: logged once; that SDK's calls are not seen. Speed: no import of the SDK itself (use a post-import hook).
     Since: 0.1. Example: `rlm_obs/_instrument/openai.py`.
     """
@@ -101,7 +104,7 @@ def price(request: Request, usage: Usage, duration_s: float | None) -> Cost | No
     After the call `request.model` is the answered model and `request.params["service_tier"]` the answered tier;
     `duration_s` is how long it took, None before it.
     Return: a Cost in US dollars, or None to let the next plugin answer; the host's own charge and the user's prices
-    come first, built-ins last.
+    come first, built-ins last. `rlm_obs.testing.PricesContract` holds it to all of this.
     Raises: logged once per plugin, counted, taken as None. Speed: no I/O, a few microseconds; it runs inside the call.
     Since: 0.1. Example: `plugins/rlm-obs-example`.
     """

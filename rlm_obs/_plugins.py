@@ -6,7 +6,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -275,6 +276,21 @@ class Gates:
             self._going = True
             if not self._open_blocks:
                 self._remove()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Install no instrumentor within the block, and take those away that are: a test of one brings its own."""
+        with self._lock:
+            were_up = self.up
+            self._remove()
+            self.up = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._remove()
+                if were_up:
+                    self._install()
 
     def after_fork(self) -> None:
         """Start with a lock that nobody holds in a forked child."""

@@ -6,6 +6,7 @@ For SDKs of the generator that made OpenAI's, whose clients have a method `reque
 from rlm_obs import _parts as parts
 from rlm_obs._budgets.bound import Bound, most_input_tokens
 from rlm_obs._call import Answer, Needs
+from rlm_obs._hookspecs import Instrumentor
 from rlm_obs._instrument.options import body_of, changed, fields_of, timeout_s
 from rlm_obs._instrument.reader import Asked, Changes, Reader
 from rlm_obs._instrument.sdk import SdkInstrumentor
@@ -18,6 +19,7 @@ __all__ = [
     "Bound",
     "Changes",
     "InForce",
+    "Instrumentor",
     "Needs",
     "Reader",
     "SdkInstrumentor",

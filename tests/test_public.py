@@ -50,7 +50,7 @@ MEMBERS = {
     "RLM": "from_openai run",
     "RLMResult": "final_answer answer cost_usd usage trace_id",
     "CallExporter": "export_call",
-    "testing": "fake_openai collect ExporterContract StoreContract",
+    "testing": "fake_openai collect ExporterContract InstrumentorContract PricesContract PriceCase StoreContract",
     "testing.FakeOpenAI": "base_url requests",
     "testing.Collected": "records spans",
     "Request": "provider endpoint operation model params streamed base_url attributes",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, assert_type
 
@@ -61,12 +61,16 @@ from rlm_obs import (
     uninstrument,
     unregister_plugin,
 )
+from rlm_obs.instrumentation import Instrumentor
 from rlm_obs.stores import AccountId, Message, Store
 from rlm_obs.testing import (
     Answer,
     Collected,
     ExporterContract,
     FakeOpenAI,
+    InstrumentorContract,
+    PriceCase,
+    PricesContract,
     Seen,
     SpanList,
     StoreContract,
@@ -245,7 +249,7 @@ except (
 # -- facts, prices, plugins --------------------------------------------------------------------------------------------
 
 usage = Usage(input_tokens=10, cached_input_tokens=4, output_tokens=5)
-assert_type(price("gpt-4o", usage, provider="openai", service_tier="flex", at=datetime.now()), Cost | None)  # noqa: DTZ005
+assert_type(price("gpt-4o", usage, provider="openai", service_tier="flex", at=datetime.now(UTC)), Cost | None)  # noqa: DTZ005
 assert_type(price_answer({"model": "gpt-4o"}, endpoint="/v1/responses", status=200), Cost | None)
 assert_type(estimate({"model": "gpt-4o", "input": "hi"}, endpoint="/responses"), Estimate)
 assert_type(estimate({"model": "gpt-4o", "input": "hi"}).most_usd, Decimal | None)
@@ -318,6 +322,39 @@ print(len(kept.spans))
 class TestCsvExporter(ExporterContract):
     def make_exporter(self) -> SpanExporter:
         return CsvExporter()
+
+
+class TestPrices(PricesContract):
+    def make_plugin(self) -> object:
+        return Plugin()
+
+    def cases(self) -> list[PriceCase]:
+        return [PriceCase(model="acme-1", usage=Usage(input_tokens=1, output_tokens=2), usd="0.5", at=datetime.now(UTC))]
+
+    def move_clock(self, moment: datetime) -> None:
+        assert moment
+
+
+class Patch:
+    def instrument(self) -> None: ...
+
+    def uninstrument(self) -> None: ...
+
+
+class TestInstrumentor(InstrumentorContract):
+    module = "acme"
+
+    def make_instrumentor(self) -> Instrumentor:
+        return Patch()
+
+    def call(self) -> object:
+        return self.prompt
+
+    def fail(self) -> object:
+        raise LookupError
+
+    def sent(self) -> int:
+        return 0
 
 
 with open_budgets("sqlite:///budgets.db") as budgets:

@@ -6,7 +6,7 @@ import csv
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,8 +45,9 @@ def price(request: rlm_obs.Request, usage: rlm_obs.Usage) -> rlm_obs.Cost | None
     rates = RATES.get(request.model or "")
     if rates is None or usage.input_tokens is None or usage.output_tokens is None:
         return None
-    cost_in, cost_out = usage.input_tokens * rates[0] / MILLION, usage.output_tokens * rates[1] / MILLION
-    return rlm_obs.Cost(total=cost_in + cost_out, input=cost_in, output=cost_out, source="rlm-obs-example")
+    with localcontext(prec=60):  # exact, whatever precision the program counts with
+        cost_in, cost_out = usage.input_tokens * rates[0] / MILLION, usage.output_tokens * rates[1] / MILLION
+        return rlm_obs.Cost(total=cost_in + cost_out, input=cost_in, output=cost_out, source="rlm-obs-example")
 
 
 @rlm_obs.hookimpl

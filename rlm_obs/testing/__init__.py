@@ -9,8 +9,11 @@ from rlm_obs._lazy import lazily
 _HOMES = {
     "Answer": "rlm_obs.testing._answers",
     "Collected": "rlm_obs.testing._collect",
-    "ExporterContract": "rlm_obs.testing._contracts",
+    "ExporterContract": "rlm_obs.testing._exporter_contract",
     "FakeOpenAI": "rlm_obs.testing._server",
+    "InstrumentorContract": "rlm_obs.testing._instrumentor_contract",
+    "PriceCase": "rlm_obs.testing._prices_contract",
+    "PricesContract": "rlm_obs.testing._prices_contract",
     "Seen": "rlm_obs.testing._answers",
     "SpanList": "rlm_obs.testing._collect",
     "StoreContract": "rlm_obs.testing._store_contract",
@@ -26,7 +29,10 @@ if TYPE_CHECKING:
     from rlm_obs.testing._collect import Collected as Collected
     from rlm_obs.testing._collect import SpanList as SpanList
     from rlm_obs.testing._collect import collect as collect
-    from rlm_obs.testing._contracts import ExporterContract as ExporterContract
+    from rlm_obs.testing._exporter_contract import ExporterContract as ExporterContract
+    from rlm_obs.testing._instrumentor_contract import InstrumentorContract as InstrumentorContract
+    from rlm_obs.testing._prices_contract import PriceCase as PriceCase
+    from rlm_obs.testing._prices_contract import PricesContract as PricesContract
     from rlm_obs.testing._server import FakeOpenAI as FakeOpenAI
     from rlm_obs.testing._server import fake_openai as fake_openai
     from rlm_obs.testing._store_contract import StoreContract as StoreContract

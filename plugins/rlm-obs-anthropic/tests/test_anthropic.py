@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import rlm_obs_anthropic
 from conftest import USAGE, Server, events, message
 
 import rlm_obs
-from rlm_obs.testing import Collected
+from rlm_obs.testing import Collected, InstrumentorContract
 
 ASK: dict[str, Any] = {
     "model": "claude-sonnet-4-6",
@@ -274,3 +274,37 @@ def test_its_size() -> None:
     """The plugin has less than 200 lines: the gate knows the rest."""
     assert rlm_obs_anthropic.__file__ is not None
     assert len(Path(rlm_obs_anthropic.__file__).read_text("utf-8").splitlines()) < 200
+
+
+class TestInstrumentor(InstrumentorContract):
+    """The instrumentor keeps what every instrumentor promises."""
+
+    module = "anthropic"
+
+    @pytest.fixture(autouse=True)
+    def _server(self, server: Server) -> Iterator[None]:
+        self.server = server
+        self.asked = {**ASK, "messages": [{"role": "user", "content": self.prompt}]}
+        with anthropic.Anthropic(api_key="k", base_url=server.url, max_retries=0) as self.client:
+            yield
+
+    def make_instrumentor(self) -> Any:
+        return rlm_obs_anthropic.register_instrumentors()["anthropic"]()
+
+    def call(self) -> object:
+        return self.client.messages.create(**self.asked)
+
+    def fail(self) -> object:
+        self.server.statuses.append(529)
+        return self.call()
+
+    def stream(self) -> Iterable[Any]:
+        stream: Iterable[Any] = self.client.messages.create(**self.asked, stream=True)
+        return stream
+
+    async def async_call(self) -> object:
+        async with anthropic.AsyncAnthropic(api_key="k", base_url=self.server.url) as client:
+            return await client.messages.create(**self.asked)
+
+    def sent(self) -> int:
+        return len(self.server.asked)

@@ -10,7 +10,7 @@ import pytest
 import rlm_obs_example
 
 import rlm_obs
-from rlm_obs.testing import ExporterContract, FakeOpenAI
+from rlm_obs.testing import ExporterContract, FakeOpenAI, PriceCase, PricesContract
 
 
 class TestCsvExporter(ExporterContract):
@@ -22,6 +22,23 @@ class TestCsvExporter(ExporterContract):
 
     def make_exporter(self) -> rlm_obs_example.CsvExporter:
         return rlm_obs_example.CsvExporter(self.path)
+
+    def make_failing_exporter(self) -> rlm_obs_example.CsvExporter:
+        return rlm_obs_example.CsvExporter(self.path / "in" / "no folder")
+
+    def arrived(self) -> int:
+        return len(self.path.read_text("utf-8").splitlines()) if self.path.exists() else 0
+
+
+class TestPrices(PricesContract):
+    """So do the prices theirs: what is worked out by hand is what the hook says."""
+
+    def make_plugin(self) -> object:
+        return rlm_obs_example
+
+    def cases(self) -> list[PriceCase]:
+        usage = rlm_obs.Usage(input_tokens=1000, output_tokens=321)
+        return [PriceCase(model="example-model", usage=usage, usd="0.004568")]
 
 
 def test_a_real_call(fake_openai: FakeOpenAI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import rlm_obs_litellm_prices as plugin
 
 import rlm_obs
 from rlm_obs import Request, Usage
-from rlm_obs.testing import FakeOpenAI
+from rlm_obs.testing import FakeOpenAI, PriceCase, PricesContract
 
 CHAT = Usage(input_tokens=1000, cached_input_tokens=400, output_tokens=100)
 
@@ -24,6 +24,21 @@ def _fresh() -> Iterator[None]:
     yield
     for kept in (plugin.rates_of, plugin.entry_of, plugin._read):
         kept.cache_clear()
+
+
+class TestPrices(PricesContract):
+    """The plugin keeps what every source of prices promises."""
+
+    def make_plugin(self) -> object:
+        return plugin
+
+    def cases(self) -> list[PriceCase]:
+        flex = {"service_tier": "flex"}
+        return [
+            PriceCase(model="gpt-4o-mini", usage=CHAT, usd="0.00018"),
+            PriceCase(model="gpt-5.4", usage=CHAT, usd="0.001552", params=flex),
+            PriceCase(model="gpt-5.4", usage=Usage(input_tokens=272_001, output_tokens=1), usd="1.3600275"),
+        ]
 
 
 def cost(
