@@ -249,7 +249,7 @@ except (
 # -- facts, prices, plugins --------------------------------------------------------------------------------------------
 
 usage = Usage(input_tokens=10, cached_input_tokens=4, output_tokens=5)
-assert_type(price("gpt-4o", usage, provider="openai", service_tier="flex", at=datetime.now(UTC)), Cost | None)  # noqa: DTZ005
+assert_type(price("gpt-4o", usage, provider="openai", service_tier="flex", at=datetime.now(UTC)), Cost | None)
 assert_type(price_answer({"model": "gpt-4o"}, endpoint="/v1/responses", status=200), Cost | None)
 assert_type(estimate({"model": "gpt-4o", "input": "hi"}, endpoint="/responses"), Estimate)
 assert_type(estimate({"model": "gpt-4o", "input": "hi"}).most_usd, Decimal | None)
@@ -329,7 +329,9 @@ class TestPrices(PricesContract):
         return Plugin()
 
     def cases(self) -> list[PriceCase]:
-        return [PriceCase(model="acme-1", usage=Usage(input_tokens=1, output_tokens=2), usd="0.5", at=datetime.now(UTC))]
+        return [
+            PriceCase(model="acme-1", usage=Usage(input_tokens=1, output_tokens=2), usd="0.5", at=datetime.now(UTC))
+        ]
 
     def move_clock(self, moment: datetime) -> None:
         assert moment
