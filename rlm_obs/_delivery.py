@@ -5,19 +5,36 @@ from __future__ import annotations
 import os
 import threading
 import time
-import weakref
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
-from rlm_obs import _exit, _guard, _lost
-from rlm_obs._plugins import Plugins
-from rlm_obs._settings import Settings, near
-from rlm_obs.errors import CallRefused, ConfigError
+from rlm_obs import _ending, _guard
+from rlm_obs.errors import CallRefused
 
 LOSSES = ("failed", "queue full", "shut down")
+#: What has become of the spans of pipelines that are closed, by the exporter's name, for the metrics.
+ended: Counter[tuple[str, str]] = Counter()
+
+
+class SampledOut:
+    """How many spans a tracer has not made, since their traces are not kept."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.spans = 0
+
+    def add(self) -> None:
+        """Count one."""
+        with self._lock:
+            self.spans += 1
+
+    def after_fork(self) -> None:
+        """Start anew in a forked child."""
+        self._lock, self.spans = threading.Lock(), 0
 
 
 class _Counted(SpanExporter):
@@ -27,13 +44,8 @@ class _Counted(SpanExporter):
         self._pipeline = pipeline
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        pipeline, taken = self._pipeline, False
-        pipeline.move(len(spans), "waiting", "sending")
-        try:
-            taken = pipeline.asks("export", spans) is SpanExportResult.SUCCESS
-        finally:
-            pipeline.move(len(spans), "sending", "sent" if taken else "failed")
-        return SpanExportResult.SUCCESS if taken else SpanExportResult.FAILURE
+        self._pipeline.deliver(spans)
+        return SpanExportResult.SUCCESS
 
     def shutdown(self) -> None:
         """Do nothing: the pipeline shuts its exporter down itself, within its bound."""
@@ -45,8 +57,8 @@ class Pipeline(SpanProcessor):
     Queue, batches and delay are `OTEL_BSP_*`; an exporter's `delay_s` attribute asks for a shorter delay.
     """
 
-    def __init__(self, name: str, exporter: SpanExporter) -> None:
-        self.name, self.exporter = name, exporter
+    def __init__(self, name: str, exporter: SpanExporter, sampled_out: SampledOut) -> None:
+        self.name, self.exporter, self.sampled_out = name, exporter, sampled_out
         delay_s = getattr(exporter, "delay_s", None)
         self._batches = BatchSpanProcessor(
             _Counted(self),
@@ -62,9 +74,7 @@ class Pipeline(SpanProcessor):
         self.counts = dict.fromkeys(("waiting", "sending", "sent", *LOSSES), 0)
         self._lost_before = 0
         self._closed = self._given_up = False
-        with _lock:
-            _pipelines.add(self)
-        _exit.at_end(at_exit)
+        _ending.register(self)
 
     def asks(self, what: str, *args: Any) -> Any:
         """Call a method of the exporter under the guard; None where it fails, and where it has no such method."""
@@ -74,10 +84,38 @@ class Pipeline(SpanProcessor):
             _guard.failed(f"exporter {self.name}", refusal)
             return None
 
+    def deliver(self, spans: Sequence[ReadableSpan]) -> None:
+        """Hand a batch to the exporter, and count what becomes of it."""
+        taken = 0
+        self.move(len(spans), "waiting", "sending")
+        try:
+            taken, _ = self.export(spans)
+        finally:
+            self.move(taken, "sending", "sent")
+            self.move(len(spans) - taken, "sending", "failed")
+
+    def export(self, spans: Sequence[ReadableSpan]) -> tuple[int, Sequence[ReadableSpan]]:
+        """Hand spans to the exporter; returns how many were taken, and which of the others may be exported again.
+
+        An exporter that knows no better than FAILURE has, by OpenTelemetry's word for it, exported none of them.
+        """
+        said = self.asks("export", spans)
+        if said is SpanExportResult.SUCCESS:
+            return len(spans), ()
+        if said is not SpanExportResult.FAILURE:
+            return 0, ()
+        if not hasattr(self.exporter, "outcome"):
+            return 0, spans
+        return self.asks("outcome") or (0, ())
+
     def move(self, spans: int, source: str, to: str) -> None:
         """Count `spans` spans as gone from one state to another."""
         with self._lock:
-            self.counts["shut down" if self._given_up else source] -= spans
+            if self._given_up:
+                source = "shut down"
+                ended[self.name, source] -= spans
+                ended[self.name, to] += spans
+            self.counts[source] -= spans
             self.counts[to] += spans
 
     def on_end(self, span: ReadableSpan) -> None:
@@ -90,6 +128,8 @@ class Pipeline(SpanProcessor):
         if lost is None:
             self._queue.emit(span)  # as `BatchSpanProcessor.on_end` does behind the same check
         else:
+            if self._given_up:
+                ended[self.name, lost] += 1
             _guard.say_once(
                 f"{id(self)} {lost}",
                 "exporter %r: spans are dropped (%s); logged once, counted in rlm_obs.stats()",
@@ -158,12 +198,8 @@ class Pipeline(SpanProcessor):
             self._given_up = True
             self.counts["shut down"] += self.counts["waiting"] + self.counts["sending"]
             self.counts["waiting"] = self.counts["sending"] = 0
-            losses = self.losses()
-        with _lock:
-            _pipelines.discard(self)
-        if losses:
-            _guard.log.warning("exporter %r: %d spans were not delivered (%s)", self.name, sum(losses.values()), losses)
-        return not losses
+            ended.update({(self.name, state): n for state, n in self.all_counts().items() if state != "room"})
+            return not self.losses()
 
     def _shut_exporter(self, timeout_s: float) -> None:
         """Shut the exporter down in a thread, since it may hang on what its `export` hangs on."""
@@ -177,22 +213,45 @@ class Pipeline(SpanProcessor):
             closing.join(timeout_s)
 
     def shutdown(self) -> None:
-        self.close(_exit_timeout_s)
+        _ending.close_all([self], _ending.exit_timeout_s())
 
     @property
     def closed(self) -> bool:
         """Tell whether it has stopped, or is about to."""
         return self._closed
 
+    def all_counts(self) -> dict[str, int]:
+        """Return the counts of every state, and what else is counted, for the metrics."""
+        more = {
+            "sampled out": self.sampled_out.spans,
+            "retried": getattr(self.exporter, "retried", 0),
+            "room": self._room,
+        }
+        return {**self.counts, **more}
+
+    def lost(self) -> str | None:
+        """Say what was lost, for the one line at the end of the program; None where nothing was."""
+        losses = self.losses()
+        reasons = ", ".join(f"{count} {why}" for why, count in losses.items())
+        return f"{sum(losses.values())} spans of {self.name} ({reasons})" if losses else None
+
     def losses(self) -> dict[str, int]:
         """Return how many spans were lost, by reason."""
         return {why: n for why in LOSSES if (n := self.counts[why])}
 
     def stats(self) -> dict[str, Any]:
-        """Return how many spans are queued, sent and dropped (by reason), JSON-ready."""
+        """Return how many spans were made and what became of them, and how many batches were sent again; JSON-ready."""
         with self._lock:
-            queued = self.counts["waiting"] + self.counts["sending"]
-            return {"exporter": self.name, "queued": queued, "sent": self.counts["sent"], "dropped": self.losses()}
+            counts, losses = dict(self.counts), self.losses()
+        return {
+            "exporter": self.name,
+            "made": sum(counts.values()),
+            "sampled_out": self.sampled_out.spans,
+            "queued": counts["waiting"] + counts["sending"],
+            "sent": counts["sent"],
+            "dropped": losses,
+            "retried": getattr(self.exporter, "retried", 0),
+        }
 
     def after_fork(self) -> None:
         """Start anew in a forked child: what was queued belongs to the parent, which sends it."""
@@ -200,81 +259,8 @@ class Pipeline(SpanProcessor):
         self._flusher = None
         self.counts = dict.fromkeys(self.counts, 0)
         self._lost_before = 0
-
-
-def build_pipelines(wanted: Iterable[str | SpanExporter], plugins: Plugins, settings: Settings) -> list[Pipeline]:
-    """Return a running pipeline for each exporter, given by name or as an object.
-
-    Raises ConfigError for an unknown name (with the near ones), and for an object that cannot export.
-    """
-    if isinstance(wanted, str) or not isinstance(wanted, Iterable):
-        raise ConfigError(f"exporters={wanted!r}: give a list, such as exporters=['console']")
-    offered = plugins.collect("register_exporters")
-    built: list[tuple[str, SpanExporter]] = []
-    for one in wanted:
-        if not isinstance(one, str):
-            if not callable(getattr(one, "export", None)) or isinstance(one, type):
-                raise ConfigError(
-                    f"exporters: {one!r} is no exporter: give a name, or an OpenTelemetry SpanExporter object"
-                )
-            built.append((type(one).__name__, one))
-        elif one in offered:
-            built.append((one, offered[one](settings)))
-        else:
-            raise ConfigError(f"exporters: there is no exporter {one!r}{near(one, offered)}")
-    return [Pipeline(name, exporter) for name, exporter in built]
-
-
-def flush_all(pipelines: Iterable[Pipeline], timeout_s: float) -> bool:
-    """Flush several pipelines within one `timeout_s`; True if all of them delivered everything."""
-    ends = time.monotonic() + timeout_s
-    waiting = list(pipelines)
-    for pipeline in waiting:
-        if not pipeline.closed:
-            pipeline.begin_flush()  # all of them at once, then wait for each
-    return all([pipeline.flush(max(0.0, ends - time.monotonic())) for pipeline in waiting])
-
-
-def close_all(pipelines: Iterable[Pipeline], timeout_s: float) -> bool:
-    """Close several pipelines within one `timeout_s`; each gets a fair share of what is left, so none starves another."""
-    ends = time.monotonic() + timeout_s
-    waiting = list(pipelines)
-    share = range(len(waiting), 0, -1)
-    return all([p.close(max(0.0, ends - time.monotonic()) / left) for p, left in zip(waiting, share, strict=True)])
-
-
-_pipelines: weakref.WeakSet[Pipeline] = weakref.WeakSet()
-_exit_timeout_s = 5.0
-_lock = threading.Lock()
-
-
-def every_pipeline() -> list[Pipeline]:
-    """Return the pipelines of this process that are not closed."""
-    with _lock:
-        return list(_pipelines)
-
-
-def bound_exit(timeout_s: float) -> None:
-    """Set the longest that the end of the program waits for all exporters together."""
-    global _exit_timeout_s
-    _exit_timeout_s = timeout_s
-
-
-def at_exit() -> None:
-    """Deliver what is queued within the bound; registered for the end of the program, however it comes."""
-    _guard.guarded("exit", _lost.lost.end_all)  # streams and generators that were left are delivered too
-    close_all(every_pipeline(), _exit_timeout_s)
+        self.sampled_out.after_fork()
+        ended.clear()
 
 
 def _nothing(*_: object) -> None: ...
-
-
-def _after_fork() -> None:
-    global _lock
-    _lock = threading.Lock()
-    for pipeline in every_pipeline():
-        pipeline.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -1,19 +1,25 @@
-"""Metrics of each finished call on the program's own MeterProvider, if it has set one; a plugin like any stranger's.
+"""Metrics of each finished call, on the program's own MeterProvider or by OTLP on one of ours; a plugin like any stranger's.
 
 Source: OpenTelemetry's semantic conventions for generative AI, "client metrics" (names, units, buckets, attributes).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics
 from opentelemetry.metrics import _internal as global_metrics
 
 from rlm_obs import _attributes as names
+from rlm_obs import _ending, _guard
 from rlm_obs._hookspecs import hookimpl
 from rlm_obs._record import Record
+from rlm_obs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rlm_obs._metrics_sending import SentMetrics
+    from rlm_obs._settings import Settings
 
 SECONDS = [0.01 * 2**n for n in range(14)]  # to 81.92
 TOKENS = [4**n for n in range(14)]  # to 67,108,864
@@ -89,6 +95,9 @@ class Instruments:
         self._duration = seconds("gen_ai.client.operation.duration", "GenAI operation duration.")
         self._first_chunk = seconds("gen_ai.client.operation.time_to_first_chunk", "Time to the first chunk.")
         self._each_chunk = seconds("gen_ai.client.operation.time_per_output_chunk", "Time per chunk after the first.")
+        from rlm_obs import _delivery_metrics
+
+        _delivery_metrics.observe(meter)
         self._cost = meter.create_counter("rlm_obs.cost", "USD", "What the calls have cost, in US dollars.")
 
     def take(self, record: Record) -> None:
@@ -109,14 +118,56 @@ class Instruments:
             self._cost.add(float(record.cost_usd), labels)
 
 
+class Sending:
+    """An instrumentor that sends metrics by OTLP while the process is instrumented, where the setting `metrics` asks for it."""
+
+    settings: Settings | None = None
+    sent: SentMetrics | None = None
+
+    def instrument(self) -> None:
+        """Start, unless the program has a MeterProvider: that one gets the metrics then."""
+        if self.sent is None and self.settings is not None and self.settings.metrics == "otlp" and not _programs_own():
+            from rlm_obs._metrics_sending import SentMetrics
+
+            try:
+                self.sent = SentMetrics(self.settings)
+            except ConfigError as error:
+                _guard.say_once("metrics by otlp", "metrics are not sent: %s", error)
+
+    def uninstrument(self) -> None:
+        """Send what is counted, within the bound of the exit, and stop."""
+        if self.sent is not None:
+            sent, self.sent = self.sent, None
+            _ending.close_all([sent], _ending.exit_timeout_s())
+
+
+sending = Sending()
 _instruments: Instruments | None = None
+
+
+def _programs_own() -> metrics.MeterProvider | None:
+    return global_metrics._METER_PROVIDER  # `get_meter_provider` would install one, or give a stand-in
+
+
+@hookimpl
+def configured(settings: Settings) -> None:
+    """Learn whether metrics are to be sent."""
+    sending.settings = settings
+
+
+@hookimpl
+def register_instrumentors() -> Mapping[str, Callable[[], Sending]]:
+    """Offer what sends metrics while the process is instrumented."""
+    return {"metrics": lambda: sending}
 
 
 @hookimpl
 def call_finished(record: Record) -> None:
-    """Record the call where the program has a MeterProvider; a refused one was no call."""
+    """Record the call where there is a MeterProvider for it; a refused one was no call."""
     global _instruments
-    provider = global_metrics._METER_PROVIDER  # `get_meter_provider` would install one, or give a stand-in
+    provider = _programs_own()
+    if provider is None and sending.sent is not None:
+        provider = sending.sent.provider
     if provider is None or record.status == "refused":
         return
     if _instruments is None or _instruments.provider is not provider:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from rlm_obs import _delivery, _guard, _lost, _scope
+from rlm_obs import _ending, _guard, _lost, _pipelines, _scope
 from rlm_obs._budgets import counting, keeper
 from rlm_obs._call import Call, Needs
 from rlm_obs._frozen import quick_to_make
@@ -200,7 +200,7 @@ def instrument(
             _active.uninstrument()
         gates.keep()
         made = Instrumentation(tracer, tracker, chosen)
-        _delivery.bound_exit(chosen.exit_timeout_s)
+        _ending.bound_exit(chosen.exit_timeout_s)
         if chosen.flush_on_sigterm:
             made.watch_sigterm()
         _scope.set_default(replace(_scope.EMPTY, tracer=tracer, trackers=(tracker,)))
@@ -252,7 +252,7 @@ def uninstrument() -> None:
 def flush(timeout_s: float = 5.0) -> bool:
     """Deliver what is queued, of every tracer; True if, within `timeout_s`, every exporter has accepted everything."""
     _lost.lost.end_all()
-    return _delivery.flush_all(_delivery.every_pipeline(), timeout_s)
+    return _ending.flush_all(_ending.every(), timeout_s)
 
 
 def _finish(timeout_s: float) -> None:
@@ -268,10 +268,9 @@ def report() -> CostReport:
 
 def stats() -> dict[str, Any]:
     """Return what became of the spans, for each exporter, and how often which part of ours has failed; JSON-ready."""
-    return {
-        "exporters": [pipeline.stats() for pipeline in _delivery.every_pipeline()],
-        "failures": dict(_guard.failures),
-    }
+    spans = _pipelines.pipelines()
+    said: dict[str, Any] = {"exporters": [one.stats() for one in spans], "failures": dict(_guard.failures)}
+    return said | {one.name: one.stats() for one in _ending.every() if one not in spans}
 
 
 def register_plugin(plugin: object, name: str | None = None) -> None:

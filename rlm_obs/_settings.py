@@ -145,6 +145,10 @@ class Settings(BaseSettings):
         default=("user.id", "session.id", "tenant.id"),
         description="Attributes of `rlm_obs.context` that `inject` and `extract` carry from service to service.",
     )
+    metrics: Literal["otlp"] | None = Field(
+        default=None,
+        description="Where metrics go if the program has no OpenTelemetry MeterProvider: otlp, by `OTEL_EXPORTER_OTLP_METRICS_…`.",
+    )
     file_path: Path = Field(default=Path("rlm_obs.jsonl"), description='Where the "file" exporter writes.')
     langfuse_public_key: str | None = Field(
         default=None,
@@ -171,8 +175,16 @@ class Settings(BaseSettings):
         validation_alias=_also("RLM_OBS_LANGFUSE_RELEASE", "LANGFUSE_RELEASE"),
         description="The program's release on Langfuse's traces; unset is the resource's `service.version`.",
     )
+    export: Literal["background", "sync"] = Field(
+        default="background",
+        description="When spans are sent: in the background, or (sync) before the topmost span or call around them has ended.",
+    )
     exit_timeout_s: float = Field(
-        default=5.0, ge=0, le=600, description="The longest that the end of the program waits for exporters."
+        default=5.0,
+        ge=0,
+        le=600,
+        description="The longest that the end of the program waits for exporters, and the end of a topmost span where "
+        "`export` is sync.",
     )
     flush_on_sigterm: bool = Field(
         default=False,

@@ -16,9 +16,10 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode
 
-from rlm_obs import _callspan, _delivery, _lost, _scope
+from rlm_obs import _callspan, _ending, _lost, _pipelines, _scope
 from rlm_obs._attributes import ABOVE, ERROR_TYPE, INHERITED, ROOT, TRACE_NAME
 from rlm_obs._callspan import SAMPLED, CallSpan
+from rlm_obs._delivery import SampledOut
 from rlm_obs._plugins import gates, loaded
 from rlm_obs._settings import Settings, read_settings
 from rlm_obs.errors import ConfigError
@@ -58,7 +59,8 @@ class Tracer:
         provider = tracer_provider if own is None else own
         if wanted and not isinstance(provider, TracerProvider):
             raise ConfigError("tracer_provider takes no exporters: give exporters=[], or an OpenTelemetry SDK provider")
-        self._pipelines = _delivery.build_pipelines(wanted, loaded(), chosen)
+        self._sampled_out = SampledOut()
+        self._pipelines = _pipelines.build_pipelines(wanted, loaded(), chosen, self._sampled_out)
         for pipeline in self._pipelines:
             provider.add_span_processor(pipeline)  # type: ignore[union-attr]  # checked above
         _show_links([pipeline.exporter for pipeline in self._pipelines])
@@ -109,7 +111,10 @@ class Tracer:
             for key, value in scope.attributes.items():
                 attributes.setdefault(key, value)
         parent = around.get_span_context()
-        return _callspan.start(self._own, self._pipelines, name, attributes, SpanKind.CLIENT, parent)
+        made = _callspan.start(self._own, self._pipelines, name, attributes, SpanKind.CLIENT, parent)
+        if made.__class__ is trace.NonRecordingSpan:
+            self._sampled_out.add()
+        return made
 
     def start(
         self, name: str, attributes: Mapping[str, Any] | None = None, *, kind: SpanKind = SpanKind.INTERNAL
@@ -125,7 +130,10 @@ class Tracer:
             first = {ROOT: True, **first} if around is trace.INVALID_SPAN else {**_of_topmost(around), **first}
         elif scope.trace_name is not None:
             first[TRACE_NAME] = scope.trace_name
-        return self._tracer.start_span(name, context, kind, first)
+        made = self._tracer.start_span(name, context, kind, first)
+        if made.__class__ is trace.NonRecordingSpan:
+            self._sampled_out.add()
+        return made
 
     def _is_topmost(self, scope: _scope.Scope, around: Span) -> bool:
         """Tell whether no span of this tracer is open around a new one."""
@@ -164,15 +172,15 @@ class Tracer:
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Deliver what is queued; True if, within `timeout_s`, every exporter has accepted everything."""
         _lost.lost.end_all()
-        return _delivery.flush_all(self._pipelines, timeout_s)
+        return _ending.flush_all(self._pipelines, timeout_s)
 
     def shutdown(self, timeout_s: float = 5.0) -> bool:
         """Deliver what is queued within `timeout_s` and stop; spans after that are counted as dropped."""
         _lost.lost.end_all()
-        return _delivery.close_all(self._pipelines, timeout_s)
+        return _ending.close_all(self._pipelines, timeout_s)
 
     def stats(self) -> list[dict[str, Any]]:
-        """Return, for each exporter, how many spans are queued, sent and dropped (by reason)."""
+        """Return, for each exporter, how many spans were made, sampled out, queued, sent and dropped (by reason)."""
         return [pipeline.stats() for pipeline in self._pipelines]
 
     def __repr__(self) -> str:

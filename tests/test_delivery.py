@@ -17,13 +17,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 import rlm_obs
-from rlm_obs import CallRefused, ConfigError, Tracer, _delivery, _exit, _guard
-from rlm_obs.testing import SpanList
+from rlm_obs import CallRefused, ConfigError, Tracer, _ending, _exit, _guard
+from rlm_obs.testing import SpanList, fake_openai
 
 
 class Hanging(SpanExporter):
@@ -318,6 +319,72 @@ def test_otel_bsp_variables_are_honoured(monkeypatch: pytest.MonkeyPatch) -> Non
         assert stats["dropped"]["queue full"] >= 45
 
 
+def test_what_becomes_of_each_span_adds_up() -> None:
+    """made = queued + sent + dropped, and what was not made since its trace is not kept is counted beside."""
+    failing, quick = Failing("fails"), SpanList()
+    tracer = Tracer("t", exporters=[failing, quick])
+    some(tracer, 3)
+    tracer.flush()
+    failing.how = None
+    some(tracer, 2)
+    tracer.flush()
+    tracer.shutdown()
+    some(tracer, 1)
+    assert tracer.stats() == [
+        {
+            "exporter": "Failing",
+            "made": 6,
+            "sampled_out": 0,
+            "queued": 0,
+            "sent": 2,
+            "dropped": {"failed": 3, "shut down": 1},
+            "retried": 0,
+        },
+        {
+            "exporter": "SpanList",
+            "made": 6,
+            "sampled_out": 0,
+            "queued": 0,
+            "sent": 5,
+            "dropped": {"shut down": 1},
+            "retried": 0,
+        },
+    ]
+
+
+def test_what_is_sampled_out_is_counted() -> None:
+    """Whoever has decided: the rate, or the trace that a span continues."""
+    tracer = Tracer("t", exporters=[SpanList()], sample_rate=0)
+    some(tracer, 2)
+    unsampled = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"}
+    kept = Tracer("t", exporters=[SpanList()])
+    with rlm_obs.extract(unsampled):
+        some(kept, 3)
+    some(kept, 1)
+    assert [tracer.stats()[0][what] for what in ("made", "sampled_out")] == [0, 2]
+    assert [kept.stats()[0][what] for what in ("made", "sampled_out")] == [1, 3]
+    tracer.shutdown()
+    kept.shutdown()
+
+
+def test_an_exporter_that_knows_more_than_failure_is_believed() -> None:
+    """`outcome()` says how many spans of a batch were taken; calls that a CallExporter has taken are not lost."""
+
+    class Picky(rlm_obs.CallExporter):
+        def export_call(self, record: rlm_obs.Record) -> None:
+            if record.model == "bad":
+                raise ConnectionError
+
+    _guard.reraise = False
+    with fake_openai() as server, openai.OpenAI(api_key="k", base_url=server.base_url, max_retries=0) as client:
+        with rlm_obs.instrument(exporters=[Picky()]):
+            for model in ("good", "bad", "good"):
+                client.chat.completions.create(model=model, messages=[{"role": "user", "content": "x"}])
+            assert rlm_obs.flush() is False
+            (stats,) = rlm_obs.stats()["exporters"]
+    assert (stats["sent"], stats["dropped"]) == (2, {"failed": 1})
+
+
 # The end of the program
 
 
@@ -409,7 +476,9 @@ def test_a_hanging_exporter_does_not_hold_the_program_up(tmp_path: Path) -> None
     )
     assert names(path) == ["last"]
     assert done.took < 6  # the interpreter's own start and end, and 0.6 s
-    assert done.stderr.count("1 spans were not delivered") == 2
+    assert done.stderr.splitlines() == [
+        "not delivered: 1 spans of Hanging (1 shut down); 1 spans of Hanging (1 shut down)"
+    ]
 
 
 def test_no_signal_handler_is_installed_unasked() -> None:
@@ -614,7 +683,7 @@ def test_the_end_is_watched_once() -> None:
     """Many tracers, one function at the end of the program."""
     for _ in range(3):
         Tracer("t", exporters=[SpanList()]).shutdown()
-    assert _exit._last.count(_delivery.at_exit) == 1
+    assert _exit._last.count(_ending.at_exit) == 1
 
 
 def test_exporters_of_two_tracers_get_their_own_spans_only(caplog: pytest.LogCaptureFixture) -> None:

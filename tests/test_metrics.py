@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 from opentelemetry.metrics import _internal as global_metrics
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 import rlm_obs
 from rlm_obs import _metrics
 from rlm_obs._metrics import MOST_MODELS, MOST_SERIES, Labels
 from rlm_obs._record import Cost, Record, Usage
-from rlm_obs.testing import Answer, FakeOpenAI, fake_openai
+from rlm_obs.testing import Answer, FakeOpenAI, SpanList, fake_openai
+from tests.exporters.receiver import Receiver, hang, receiving, reply, reset
 
 CHAT: dict[str, Any] = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}]}
 BUCKETS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
@@ -32,13 +44,15 @@ class Read:
         self.reader = InMemoryMetricReader()
         self.provider = MeterProvider([self.reader], shutdown_on_exit=False)
 
-    def metrics(self) -> dict[str, Any]:
+    def metrics(self, delivery: bool = False) -> dict[str, Any]:
+        """Return those of calls, or those of delivery, which know of every exporter that this process has had."""
         data = self.reader.get_metrics_data()
         scopes = [] if data is None else [scope for one in data.resource_metrics for scope in one.scope_metrics]
-        return {metric.name: metric for scope in scopes for metric in scope.metrics}
+        found = {metric.name: metric for scope in scopes for metric in scope.metrics}
+        return {n: m for n, m in found.items() if n.startswith(("otel.sdk.", "rlm_obs.delivery.")) is delivery}
 
-    def points(self) -> dict[str, list[Any]]:
-        return {name: list(metric.data.data_points) for name, metric in self.metrics().items()}
+    def points(self, delivery: bool = False) -> dict[str, list[Any]]:
+        return {name: list(metric.data.data_points) for name, metric in self.metrics(delivery).items()}
 
 
 @pytest.fixture
@@ -164,8 +178,206 @@ def test_labels_are_bounded() -> None:
 
 
 def test_it_is_a_plugin() -> None:
-    """It comes in by an entry point and the hook `call_finished`, as a stranger's would."""
+    """It comes in by an entry point and hooks, as a stranger's would."""
     from rlm_obs._plugins import loaded
 
     (found,) = [plugin for plugin in loaded().found if plugin.name == "metrics"]
-    assert (found.hooks, found.failed) == (("call_finished",), None)
+    assert (found.hooks, found.failed) == (("call_finished", "configured", "register_instrumentors"), None)
+
+
+# Delivery
+
+
+class Refusing(SpanExporter):
+    """Takes nothing."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        return SpanExportResult.FAILURE
+
+
+def test_delivery_is_metrics_too(read: Read, server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `stats()` says of spans is there under the names of OpenTelemetry's SDK, also when the tracer is shut down."""
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "4")
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4")
+    before = {key: value for name in DELIVERY for key, value in labelled(read, name).items()}
+    assert before == {}
+    with (
+        openai.OpenAI(base_url=server.base_url, api_key="none", max_retries=0) as client,
+        rlm_obs.instrument(exporters=[SpanList(), Refusing()]) as running,
+    ):
+        client.chat.completions.create(**CHAT)
+        with rlm_obs.Tracer("quiet", exporters=[], sample_rate=0).span("x"):
+            pass
+        rlm_obs.flush()
+        assert labelled(read, "otel.sdk.processor.span.queue.capacity")["rlm_obs/Refusing", None] == 4
+        assert labelled(read, "otel.sdk.processor.span.queue.size")["rlm_obs/Refusing", None] == 0
+        assert labelled(read, "otel.sdk.exporter.span.inflight")["rlm_obs/Refusing", None] == 0
+        client.chat.completions.create(**CHAT)
+    assert running.tracer is not None
+    with running.tracer.span("too late"):
+        pass
+    exported, processed = (
+        labelled(read, f"otel.sdk.{name}") for name in ("exporter.span.exported", "processor.span.processed")
+    )
+    assert exported["rlm_obs/SpanList", None] >= 2
+    assert exported["rlm_obs/Refusing", "failed"] == 2
+    assert processed["rlm_obs/Refusing", None] == 2
+    assert processed["rlm_obs/Refusing", "already_shutdown"] == 1
+
+
+DELIVERY = ("otel.sdk.exporter.span.exported", "otel.sdk.processor.span.processed")
+
+
+def labelled(read: Read, name: str) -> dict[tuple[Any, Any], Any]:
+    points = read.points(delivery=True).get(name, [])
+    return {(p.attributes["otel.component.name"], p.attributes.get("error.type")): p.value for p in points}
+
+
+# By OTLP
+
+
+def sums(body: bytes) -> dict[str, float]:
+    """Return, for each metric of a request, the sum or the count of its points."""
+    found: dict[str, float] = {}
+    for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics:
+        for scope in resource.scope_metrics:
+            for metric in scope.metrics:
+                kind = metric.WhichOneof("data")
+                for point in getattr(metric, kind).data_points:
+                    value = point.count if kind == "histogram" else point.as_double or point.as_int
+                    found[metric.name] = found.get(metric.name, 0) + value
+    return found
+
+
+def about(body: bytes) -> dict[str, str]:
+    """Return the resource of a request."""
+    (resource,) = ExportMetricsServiceRequest.FromString(body).resource_metrics
+    return {a.key: a.value.string_value for a in resource.resource.attributes}
+
+
+@pytest.fixture
+def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    with receiving() as running:
+        monkeypatch.setenv("NO_PROXY", "*")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", running.url)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_HEADERS", "x-key=sk-1234")
+        yield running
+
+
+def test_metrics_by_otlp(collector: Receiver, server: FakeOpenAI) -> None:
+    """`metrics="otlp"`: a program without a provider sends them by OTLP, at a flush and at the end; nobody sees ours."""
+    wanted = {"metrics": "otlp", "service_name": "shop", "hosts": {"127.0.0.1": "openai"}}
+    with (
+        openai.OpenAI(base_url=server.base_url, api_key="none", max_retries=0) as client,
+        rlm_obs.instrument(exporters=[], settings=wanted),
+    ):
+        client.chat.completions.create(**CHAT)
+        assert rlm_obs.flush() is True
+        assert rlm_obs.stats()["metrics"] == {"sent": 1, "failed": 0}
+        assert global_metrics._METER_PROVIDER is None
+        client.chat.completions.create(**CHAT)
+    first, *_, last = collector.requests
+    assert (first.path, first.headers["x-key"]) == ("/v1/metrics", "sk-1234")
+    assert sums(first.body)["rlm_obs.cost"] == pytest.approx(0.0035)
+    assert sums(last.body)["rlm_obs.cost"] == pytest.approx(0.007)
+    assert sums(last.body)["gen_ai.client.operation.duration"] == 2
+    said = about(last.body)
+    assert said["service.name"] == "shop" and said["service.instance.id"]
+    assert "metrics" not in rlm_obs.stats()
+
+
+def test_the_programs_own_provider_wins(read: Read, collector: Receiver, server: FakeOpenAI) -> None:
+    """A program that has a MeterProvider gets its metrics there, and not twice."""
+    with (
+        openai.OpenAI(base_url=server.base_url, api_key="none", max_retries=0) as client,
+        rlm_obs.instrument(exporters=[], settings={"metrics": "otlp"}),
+    ):
+        client.chat.completions.create(**CHAT)
+        rlm_obs.flush()
+    assert collector.requests == []
+    assert "gen_ai.client.operation.duration" in read.points()
+
+
+@pytest.mark.parametrize("answer", [reply(503), reply(401), hang, reset], ids=["503", "401", "hang", "reset"])
+def test_a_receiver_of_metrics_that_fails(
+    answer: Any, server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The program sees no exception, flush says False within its bound, the end is bounded and says it in one line."""
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_HEADERS", "x-key=sk-1234")
+    with receiving(answer) as failing:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", f"{failing.url}/v1/metrics")
+        with openai.OpenAI(base_url=server.base_url, api_key="none", max_retries=0) as client:
+            running = rlm_obs.instrument(exporters=[], settings={"metrics": "otlp", "exit_timeout_s": 1.5})
+            client.chat.completions.create(**CHAT)
+            assert rlm_obs.flush(1.5) is False
+            began = time.monotonic()
+            running.uninstrument()
+            assert time.monotonic() - began < 10
+    assert [r.getMessage() for r in caplog.records if "not delivered" in r.getMessage()] == [
+        "not delivered: the last metrics"
+    ]
+    assert "sk-1234" not in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_counts_from_nothing(collector: Receiver, tmp_path: Path) -> None:
+    """Parent and child send as two instances, each its own calls; together they are what was spent."""
+    script = """
+    import os, sys, openai, rlm_obs
+    from rlm_obs.testing import fake_openai
+    server = fake_openai(usage={"prompt_tokens": 1000, "completion_tokens": 100})
+    rlm_obs.instrument(exporters=[], settings={"metrics": "otlp", "hosts": {"127.0.0.1": "openai"}})
+    client = openai.OpenAI(base_url=server.base_url, api_key="none", max_retries=0)
+    def call(): client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "Hi"}])
+    call()
+    pid = os.fork()
+    if pid == 0:
+        client = openai.OpenAI(base_url=server.base_url, api_key="none", max_retries=0)
+        call(); call()
+        sys.exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=30)
+    by_instance = {about(r.body)["service.instance.id"]: sums(r.body)["rlm_obs.cost"] for r in collector.requests}
+    assert sorted(by_instance.values()) == [pytest.approx(0.0035), pytest.approx(0.007)]
+
+
+def test_metrics_by_grpc(monkeypatch: pytest.MonkeyPatch, server: FakeOpenAI) -> None:
+    """`OTEL_EXPORTER_OTLP_METRICS_PROTOCOL=grpc` sends them by gRPC."""
+    with grpc_metrics() as (address, got):
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "grpc")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", f"http://{address}")
+        with (
+            openai.OpenAI(base_url=server.base_url, api_key="none", max_retries=0) as client,
+            rlm_obs.instrument(exporters=[], settings={"metrics": "otlp"}),
+        ):
+            client.chat.completions.create(**CHAT)
+            assert rlm_obs.flush() is True
+    assert "gen_ai.client.operation.duration" in sums(got[0])
+
+
+@contextmanager
+def grpc_metrics() -> Iterator[tuple[str, list[bytes]]]:
+    """Run a receiver of metrics by gRPC; yields its address and what it gets."""
+    import grpc
+    from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as messages
+    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2_grpc import (
+        MetricsServiceServicer,
+        add_MetricsServiceServicer_to_server,
+    )
+
+    got: list[bytes] = []
+
+    class Servicer(MetricsServiceServicer):
+        def Export(self, request: Any, context: Any) -> Any:  # noqa: N802
+            got.append(request.SerializeToString())
+            return messages.ExportMetricsServiceResponse()
+
+    running = grpc.server(ThreadPoolExecutor(2))
+    add_MetricsServiceServicer_to_server(Servicer(), running)
+    port = running.add_insecure_port("127.0.0.1:0")
+    running.start()
+    yield f"127.0.0.1:{port}", got
+    running.stop(None).wait()

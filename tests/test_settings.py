@@ -52,6 +52,8 @@ FIELDS: dict[str, tuple[str, str, Any, Any, Any]] = {
     "langfuse_host": ("http://one", '"http://one"', "http://one", "http://two", "http://two"),
     "langfuse_environment": ("live", '"live"', "live", "other", "other"),
     "langfuse_release": ("1.2", '"1.2"', "1.2", "1.3", "1.3"),
+    "export": ("sync", '"sync"', "sync", "background", "background"),
+    "metrics": ("otlp", '"otlp"', "otlp", "otlp", "otlp"),
     "exit_timeout_s": ("1.5", "1.5", 1.5, 2, 2.0),
     "flush_on_sigterm": ("yes", "true", True, False, False),
     "block": ("a,b", '["a", "b"]', ("a", "b"), "c", ("c",)),

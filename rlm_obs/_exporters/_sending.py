@@ -6,7 +6,9 @@ import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.util import find_spec
+from ssl import SSLCertVerificationError
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
@@ -21,10 +23,14 @@ HTTP = "opentelemetry.exporter.otlp.proto.http"
 #: Answers after which a batch may be sent again; after any other it may have been stored, and would count twice.
 TRY_AGAIN = (429, 502, 503, 504)
 TOO_BIG = 413
+#: Answers with which nothing was stored, and that are others once somebody has put the receiver or the key right.
+NOT_STORED = (*TRY_AGAIN, 401, 403)
 MOST_READ = 4096
 #: What a session says of itself.
 USUAL = ("accept", "accept-encoding", "connection")
 Advice = Callable[[int], str]
+#: How many spans were taken, and which may be sent again.
+Outcome = tuple[int, Sequence["ReadableSpan"]]
 
 
 class Sender:
@@ -38,27 +44,61 @@ class Sender:
         advice: Advice,
         auth: tuple[str, str] | None = None,
         allowed: Collection[str] | None = None,
+        idempotent: bool = False,
     ) -> None:
-        self.name, self.address = name, address
+        self.name, self.address, self._idempotent = name, address, idempotent
+        self._taken = 0
+        self._again: list[ReadableSpan] = []
+        self._retried = 0
         self._new_exporter, self._advice, self._auth, self._allowed = new_exporter, advice, auth, allowed
         self._exporter: SpanExporter | None = None
         self._session: Any = None  # for spans: the exporter may set headers on it that fit nothing else
         self._talk: Any = None
         self._pid = 0
+        self._closed = False
+
+    @property
+    def retried(self) -> int:
+        """How many requests of this process were sent again."""
+        return self._retried if self._pid == os.getpid() else 0
 
     def send(self, spans: Sequence[ReadableSpan]) -> bool:
         """Send spans in one request, in halves where that is too big; True if all were taken."""
-        if not spans:
-            return True
+        self._taken, self._again = 0, []
+        return not spans or self._sent(spans)
+
+    def outcome(self, spans: Sequence[ReadableSpan]) -> Outcome:
+        """Return how many spans the last `send` got through, and which of `spans`, whose copies they were, may come again.
+
+        Those are spans that were certainly not stored, or whose receiver counts a second one as the same.
+        """
+        again = {span.context.span_id for span in self._again}
+        return self._taken, [span for span in spans if span.context.span_id in again]
+
+    def _sent(self, spans: Sequence[ReadableSpan]) -> bool:
         self._connect()
-        if self._once(spans):
+        before = self._session.asked
+        taken = self._once(spans)
+        asked = self._session.asked - before
+        self._retried += max(0, asked - 1)
+        if taken:
+            self._taken += max(0, len(spans) - self._session.rejected)
             return bool(self._session.rejected == 0)
-        if self._session.status == TOO_BIG and len(spans) > 1:
+        too_big = self._session.status == TOO_BIG if asked else not self._closed  # or it could not be written at all
+        if too_big and len(spans) > 1:
             middle = len(spans) // 2
-            return all([self.send(half) for half in (spans[:middle], spans[middle:])])
-        if self._session.status == TOO_BIG:
+            return all([self._sent(half) for half in (spans[:middle], spans[middle:])])
+        if too_big:
             _guard.say_once(f"{self.address} too big", "%s: one span alone is too big for %s", self.name, self.address)
+        elif not asked or self._may_come_again():
+            self._again.extend(spans)
         return False
+
+    def _may_come_again(self) -> bool:
+        status = self._session.status
+        if status == 0:
+            return self._idempotent or not self._session.begun
+        return status in NOT_STORED or (self._idempotent and status >= 500)
 
     def _once(self, spans: Sequence[ReadableSpan]) -> bool:
         import requests
@@ -73,19 +113,21 @@ class Sender:
             self._out_of_reach(error)
             return False
 
-    def post(self, url: str, body: Mapping[str, Any], timeout_s: float) -> bool:
-        """Post JSON beside the spans, once; True if it was taken."""
+    def post(self, url: str, body: Mapping[str, Any], timeout_s: float) -> bool | None:
+        """Post JSON whose id makes a second one the same, once; True if it was taken, None if it may be posted again."""
         import requests
 
         self._connect()
         try:
             self._talk.post(url, json=body, timeout=timeout_s)
         except requests.HTTPError:
+            return None if self._talk.status in NOT_STORED or self._talk.status >= 500 else False
+        except requests.exceptions.InvalidJSONError:
             return False
         except requests.RequestException as error:
             self._out_of_reach(error)
-            return False
-        return bool(200 <= self._talk.status < 300)
+            return None
+        return True if 200 <= self._talk.status < 300 else None
 
     def get_json(self, url: str, timeout_s: float) -> tuple[int, Any]:
         """Return the status (0: out of reach) and the JSON that an address answers; None for an answer that is no JSON."""
@@ -118,18 +160,17 @@ class Sender:
     def _connect(self) -> None:
         if self._exporter is None or self._pid != os.getpid():
             self._session, self._talk = self._new_session(), self._new_session()
-            self._exporter, self._pid = self._new_exporter(self._session), os.getpid()
+            self._exporter, self._pid, self._retried = self._new_exporter(self._session), os.getpid(), 0
             if self._allowed is not None:  # older OTLP exporters put OTEL_EXPORTER_OTLP_HEADERS there
                 for header in [one for one in self._session.headers if one.lower() not in (*self._allowed, *USUAL)]:
                     del self._session.headers[header]
 
     def _new_session(self) -> Any:
-        session = _session(self.name, self.address, self._advice, self._allowed)
-        session.auth = self._auth or _nothing  # and so no .netrc
-        return session
+        return new_session(self.name, self.address, self._advice, self._auth, self._allowed)
 
     def close(self) -> None:
         """Give the connection back; never waits for the receiver."""
+        self._closed = True
         if self._exporter is not None and self._pid == os.getpid():
             self._exporter.shutdown()
 
@@ -138,17 +179,33 @@ def _nothing(request: Any) -> Any:
     return request
 
 
-def _session(name: str, address: str, advice: Advice, allowed: Collection[str] | None) -> requests.Session:
+def without_password(url: str) -> str:
+    """Return an address for people to read."""
+    parts = urlsplit(url)
+    shown = parts.hostname or ""
+    return parts._replace(netloc=f"{shown}:{parts.port}" if parts.port else shown, query="").geturl()
+
+
+def new_session(
+    name: str,
+    address: str,
+    advice: Advice,
+    auth: tuple[str, str] | None = None,
+    allowed: Collection[str] | None = None,
+) -> requests.Session:
+    """Return a session that talks to one address alone; the log says what it answers, and what to do, once."""
     import requests
-    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ProxyError, SSLError
 
     class OnceOnly(requests.Session):
         """Sends to this address alone, what is meant for it alone, and not again what may have arrived."""
 
-        status = rejected = 0
+        status = rejected = asked = 0
+        begun = False  # whether the last request may have reached the receiver
 
         def request(self, method: str, url: str | bytes, *args: Any, **options: Any) -> requests.Response:
             self.status = self.rejected = 0
+            self.asked, self.begun = self.asked + 1, True
             headers = options.get("headers") or {}
             if allowed is not None:  # OTEL_EXPORTER_OTLP_HEADERS may hold another vendor's key
                 headers = {k: v for k, v in headers.items() if k.lower() in allowed}
@@ -160,6 +217,9 @@ def _session(name: str, address: str, advice: Advice, allowed: Collection[str] |
                 answer = super().request(method, url, *args, **options)
             except requests.ConnectionError as error:
                 reason = getattr(next(iter(error.args), None), "reason", None)
+                unsure = isinstance(reason, SSLError) and not isinstance(reason.args[0], SSLCertVerificationError)
+                if isinstance(reason, NewConnectionError | ConnectTimeoutError | ProxyError | SSLError) and not unsure:
+                    self.begun = False
                 if isinstance(reason, NewConnectionError | ConnectTimeoutError):
                     raise  # nothing was sent
                 raise requests.RequestException(type(reason or error).__name__) from None
@@ -176,7 +236,9 @@ def _session(name: str, address: str, advice: Advice, allowed: Collection[str] |
                 _guard.say_once(f"{address} {status}", "%s at %s answers %d: %s", name, address, status, advice(status))
             raise requests.HTTPError(f"{status} {answer.reason}")
 
-    return OnceOnly()
+    session = OnceOnly()
+    session.auth = auth or _nothing  # and so no .netrc
+    return session
 
 
 def _read(answer: requests.Response, ends: float) -> bytes:
@@ -208,7 +270,7 @@ def _rejected(name: str, answer: requests.Response, body: bytes) -> int:
     except DecodeError:
         return 0
     if partial.rejected_spans:
-        _guard.say_once(f"{name} rejected", "%s rejects %d spans of a batch", name, partial.rejected_spans)
+        _guard.say_once(f"{name} rejected", "%s rejects %d of a batch", name, partial.rejected_spans)
     return int(partial.rejected_spans)
 
 

@@ -29,7 +29,10 @@ class CallExporter(SpanExporter, ABC):
 
     #: How soon after its end a span is exported, in seconds. None: OTEL_BSP_SCHEDULE_DELAY, or its default (5 s).
     delay_s: float | None = None
+    #: Where calls go, if they leave this machine; what cannot be sent there is kept where the setting `spool` says.
+    destination: str | None = None
     _closed = False
+    _outcome: tuple[int, Sequence[ReadableSpan]] = (0, ())
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -47,10 +50,13 @@ class CallExporter(SpanExporter, ABC):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Hand the calls among `spans` to `export_call`; FAILURE where any of them was not taken."""
-        if self._closed:
-            return SpanExportResult.FAILURE
-        taken = [self._take(span) for span in spans]
-        return SpanExportResult.SUCCESS if all(taken) else SpanExportResult.FAILURE
+        taken = [not self._closed and self._take(span) for span in spans]
+        self._outcome = sum(taken), [span for span, done in zip(spans, taken, strict=True) if not done]
+        return SpanExportResult.SUCCESS if all(taken) and not self._closed else SpanExportResult.FAILURE
+
+    def outcome(self) -> tuple[int, Sequence[ReadableSpan]]:
+        """Return how many spans of the last export were taken, and which of the others may be exported again."""
+        return self._outcome
 
     def _take(self, span: ReadableSpan) -> bool:
         kind = f"{type(self).__name__}.export_call"

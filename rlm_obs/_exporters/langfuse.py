@@ -75,6 +75,7 @@ class LangfuseExporter(SpanExporter):
             raise ConfigError(
                 "LangfuseExporter: swap the keys: public_key begins with 'pk-lf-', secret_key with 'sk-lf-'"
             )
+        self._outcome: _sending.Outcome = (0, ())
         self._enabled = bool(self._public and self._secret)
         if not self._enabled and not lenient:
             raise ConfigError(f"LangfuseExporter: a key is missing: {SET_KEYS}")
@@ -93,6 +94,20 @@ class LangfuseExporter(SpanExporter):
 
     def __repr__(self) -> str:
         return f"LangfuseExporter(host={self.host!r}, public_key={self._public[:9]!r})"
+
+    @property
+    def destination(self) -> str:
+        """Where spans go: the host, and the public key, which tells the project."""
+        return f"{self.host} {self._public}"
+
+    @property
+    def retried(self) -> int:
+        """How many requests were sent again."""
+        return self._sender.retried
+
+    def outcome(self) -> _sending.Outcome:
+        """Return how many spans of the last export were taken, and which of the others may be sent again."""
+        return self._outcome
 
     def trace_url(self, trace_id: str) -> str | None:
         """Return where a person sees a trace (Langfuse leads on to the project that has it); None where nothing is sent."""
@@ -117,6 +132,7 @@ class LangfuseExporter(SpanExporter):
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Send copies of the spans in one request, and each score; FAILURE where not all were taken: the log says why, once."""
         if self._closed or not self._enabled:
+            self._outcome = (0, spans if self._enabled else ())
             return SpanExportResult.FAILURE
         scores = [span for span in spans if is_score(span)]
         traced = [span for span in spans if not is_score(span)]
@@ -124,12 +140,15 @@ class LangfuseExporter(SpanExporter):
         copies = [_guard.guarded("LangfuseExporter", self._copy, s, names.get(s.context.trace_id)) for s in traced]
         whole = [copy for copy in copies if copy is not None]
         taken = [self._sender.send(whole), len(whole) == len(traced), *map(self._send_score, scores)]
+        sent, again = self._sender.outcome(traced)
+        left = [score for score, done in zip(scores, taken[2:], strict=True) if done is None]
+        self._outcome = (sent + taken[2:].count(True), [*again, *left])
         return SpanExportResult.SUCCESS if all(taken) else SpanExportResult.FAILURE
 
     def _copy(self, span: ReadableSpan, trace_name: str | None) -> ReadableSpan:
         return observation(span, trace_name, environment=self.environment, release=self.release)
 
-    def _send_score(self, span: ReadableSpan) -> bool:
+    def _send_score(self, span: ReadableSpan) -> bool | None:
         body = score_body(span, self.environment)
         return self._sender.post(self.host + SCORES, body, TIMEOUT_S)  # its id makes a second one the same score
 

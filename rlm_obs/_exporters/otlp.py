@@ -6,7 +6,6 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
@@ -39,13 +38,14 @@ class OtlpExporter(SpanExporter):
         self.name, preset = name, PRESETS.get(name)
         self._spelling = _spelling.plainly if preset is None else preset.spelling
         self._closed = False
+        self._outcome: _sending.Outcome = (0, ())
         self._channels: dict[int, Any] = {}  # by process: a channel is not shared with a forked child
         self._grpc = preset is None and _protocol() == "grpc"
         self._preset = preset
         if preset is not None and preset.key is not None and not variable(preset.key):
             raise ConfigError(f"exporter {name!r}: a key is missing: set {preset.key}")
         url = _otlp_address() if preset is None else preset.url()
-        self.address = _without_password(url)
+        self.address = _sending.without_password(url)
         if self._grpc:
             _sending.need(
                 GRPC, "opentelemetry-exporter-otlp-proto-grpc", "otlp-grpc", "OTEL_EXPORTER_OTLP_PROTOCOL=grpc"
@@ -61,16 +61,36 @@ class OtlpExporter(SpanExporter):
             allowed=None if preset is None else {*OWN_HEADERS, *map(str.lower, headers)},
         )
 
+    @property
+    def destination(self) -> str:
+        """Where spans go, without a key."""
+        return self.address
+
+    @property
+    def retried(self) -> int:
+        """How many requests were sent again."""
+        return self._sender.retried
+
+    def outcome(self) -> _sending.Outcome:
+        """Return how many spans of the last export were taken, and which of the others may be sent again."""
+        return self._outcome
+
     def __repr__(self) -> str:
         return f"OtlpExporter({self.name!r}, {self.address!r})"
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Send copies of the spans in one request; FAILURE where not all were taken, and the log says why, once."""
         if self._closed:
+            self._outcome = (0, spans)
             return SpanExportResult.FAILURE
         copies = [_guard.guarded(f"exporter {self.name}", self._copy, span) for span in spans]
         whole = [copy for copy in copies if copy is not None]
-        taken = self._sent_by_grpc(whole) if self._grpc else self._sender.send(whole)
+        if self._grpc:
+            taken = self._sent_by_grpc(whole)
+            self._outcome = (len(spans), ()) if taken else (0, spans)  # it may send twice what it has sent by itself
+        else:
+            taken = self._sender.send(whole)
+            self._outcome = self._sender.outcome(spans)
         return SpanExportResult.SUCCESS if taken and len(whole) == len(spans) else SpanExportResult.FAILURE
 
     def _sent_by_grpc(self, spans: Sequence[ReadableSpan]) -> bool:
@@ -128,12 +148,6 @@ def _otlp_address() -> str:
     """Return where OpenTelemetry's exporter will send to, for people to read. Source: its specification, "OTLP exporter"."""
     traces = variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     return traces or (variable("OTEL_EXPORTER_OTLP_ENDPOINT") or LOCAL).rstrip("/") + "/v1/traces"
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    shown = parts.hostname or ""
-    return parts._replace(netloc=f"{shown}:{parts.port}" if parts.port else shown, query="").geturl()
 
 
 def _advice(status: int, *, name: str) -> str:

@@ -168,7 +168,7 @@ def test_commands() -> None:
 def test_no_page_speaks_of_what_is_not_there(path: Path) -> None:
     """Every `rlm_obs.name`, every RLM_OBS_ variable and every `make` target that a page names exists."""
     text = path.read_text("utf-8")
-    attributes = {*attribute_words(), "jsonl"}
+    attributes = {*attribute_words(), "jsonl", "delivery"}
     for name in re.findall(r"(?<!tool\.)\brlm_obs\.([A-Za-z_]+)", text):
         assert name in attributes or hasattr(rlm_obs, name) or importlib.util.find_spec(f"rlm_obs.{name}"), name
     variables = {v for name in rlm_obs.Settings.model_fields for v in _settings._names(name)}

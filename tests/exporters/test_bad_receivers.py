@@ -19,7 +19,7 @@ import trustme
 import rlm_obs
 from rlm_obs._exporters import langfuse
 from rlm_obs.testing import fake_openai
-from tests.exporters.receiver import Receiver, drip, hang, in_turn, receiving, reply, reset, too_big_above
+from tests.exporters.receiver import Receiver, drip, hang, in_turn, receiving, rejecting, reply, reset, too_big_above
 
 SECRET = "sk-lf-33334444"
 EXPORTERS = ["langfuse", "otlp"]
@@ -82,7 +82,15 @@ def test_a_good_one(exporter: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All are sent."""
     with receiving() as server:
         point_to(server.url, monkeypatch)
-        assert program(exporter) == {"exporter": exporter, "queued": 0, "sent": 3, "dropped": {}}
+        assert program(exporter) == {
+            "exporter": exporter,
+            "made": 3,
+            "sampled_out": 0,
+            "queued": 0,
+            "sent": 3,
+            "dropped": {},
+            "retried": 0,
+        }
     assert len(server.spans) == 3
 
 
@@ -99,6 +107,15 @@ def test_too_much_at_once(exporter: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
+def test_half_of_a_batch(exporter: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a receiver says that it has not taken is lost, the rest of the batch is not."""
+    with receiving(rejecting(2)) as server:
+        point_to(server.url, monkeypatch)
+        about = program(exporter)
+    assert (about["sent"], about["dropped"]) == (1, {"failed": 2})
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.skipif(
     find_spec("opentelemetry.exporter.otlp.common") is None, reason="the oldest OTLP exporters give up at 429"
 )
@@ -106,10 +123,12 @@ def test_too_often(exporter: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """429 is asked again when it says, and not waited for where it says minutes."""
     with receiving(in_turn(reply(429, Retry_After="0"), reply())) as server:
         point_to(server.url, monkeypatch)
-        assert program(exporter)["sent"] == 3
+        about = program(exporter)
+        assert (about["sent"], about["retried"]) == (3, 1)
     with receiving(reply(429, Retry_After="600")) as server:
         point_to(server.url, monkeypatch)
-        assert program(exporter)["sent"] == 0
+        about = program(exporter)
+        assert (about["sent"], about["retried"]) == (0, 0)
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
