@@ -51,7 +51,7 @@ _HOMES = {
     "open_budgets": "rlm_obs._budgets.steering",
     "price": "rlm_obs._pricing",
     "price_answer": "rlm_obs._pricing",
-    "read_records": "rlm_obs._exporters.file",
+    "read_records": "rlm_obs._exporters._reading",
     "register_plugin": "rlm_obs._runtime",
     "report": "rlm_obs._runtime",
     "score": "rlm_obs._score",
@@ -76,10 +76,10 @@ if TYPE_CHECKING:
     from rlm_obs._decorators import traced as traced
     from rlm_obs._estimate import Estimate as Estimate
     from rlm_obs._estimate import estimate as estimate
+    from rlm_obs._exporters._reading import read_records as read_records
     from rlm_obs._exporters.base import CallExporter as CallExporter
     from rlm_obs._exporters.console import ConsoleExporter as ConsoleExporter
     from rlm_obs._exporters.file import FileExporter as FileExporter
-    from rlm_obs._exporters.file import read_records as read_records
     from rlm_obs._exporters.langfuse import LangfuseExporter as LangfuseExporter
     from rlm_obs._hookspecs import hookimpl as hookimpl
     from rlm_obs._pricing import price as price

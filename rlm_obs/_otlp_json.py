@@ -58,16 +58,21 @@ def decode(line: bytes | str) -> list[ReadableSpan]:
     Raises ValueError for anything that is no line of traces in OTLP-JSON: half a line, metrics, another format.
     """
     try:
-        return [
-            _span(span, resource, scope)
-            for group in json.loads(line)["resourceSpans"]
-            for resource in [_resource(group)]
-            for scoped in group.get("scopeSpans", ())
-            for scope in [_scope(scoped)]
-            for span in scoped.get("spans", ())
-        ]
+        return spans_in(json.loads(line))
     except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError(f"no OTLP-JSON of traces ({type(error).__name__})") from None
+
+
+def spans_in(said: Mapping[str, Any]) -> list[ReadableSpan]:
+    """Return the spans of a line that is JSON already. Raises what anything that is no such line leads to."""
+    return [
+        _span(span, resource, scope)
+        for group in said["resourceSpans"]
+        for resource in [_resource(group)]
+        for scoped in group.get("scopeSpans", ())
+        for scope in [_scope(scoped)]
+        for span in scoped.get("spans", ())
+    ]
 
 
 def _span_said(span: ReadableSpan) -> dict[str, Any]:

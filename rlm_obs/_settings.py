@@ -149,7 +149,29 @@ class Settings(BaseSettings):
         default=None,
         description="Where metrics go if the program has no OpenTelemetry MeterProvider: otlp, by `OTEL_EXPORTER_OTLP_METRICS_…`.",
     )
-    file_path: Path = Field(default=Path("rlm_obs.jsonl"), description='Where the "file" exporter writes.')
+    file_path: Path = Field(
+        default=Path("rlm_obs.jsonl"),
+        description='Where the "file" exporter writes; `-` is the standard output, a name in `.gz` is written as gzip.',
+    )
+    file_format: Literal["records", "otlp"] = Field(
+        default="records", description="What a line is: a record, or a span in OTLP-JSON as the collector reads it."
+    )
+    file_max_bytes: int | None = Field(
+        default=None, ge=1, description="The size at which the file becomes an old one; unset: it grows."
+    )
+    file_rotate_every_s: float | None = Field(
+        default=None,
+        ge=1,
+        allow_inf_nan=False,
+        description="How often a new file is begun, in seconds: 86400 is at midnight UTC.",
+    )
+    file_backup_count: int | None = Field(
+        default=None, ge=1, description="How many old files are kept; unset: all of them."
+    )
+    file_compress: bool = Field(default=False, description="Gzip old files.")
+    file_fsync: bool = Field(
+        default=False, description="Have the disk take each batch before it counts as sent; slower."
+    )
     langfuse_public_key: str | None = Field(
         default=None,
         validation_alias=_also("RLM_OBS_LANGFUSE_PUBLIC_KEY", "LANGFUSE_PUBLIC_KEY"),

@@ -81,9 +81,10 @@ def refuse(why: str) -> None:
 def command(name: str, function: Callable[..., Any]) -> click.Command:
     """Make a click command of a plain function; its docstring is the help, what it returns is the exit code (None: 0).
 
-    A parameter without a default is an argument (one that may be None can be left out), any other an option, a bool a
-    flag. Types: str, int, float, Path, a Literal of strings, an Enum, each also `| None`; `Annotated[…, "text"]` gives
-    help. Raises ConfigError for others.
+    A parameter without a default is an argument (one that may be None can be left out, a `tuple[…, ...]` takes several,
+    a keyword-only one is an option that must be given), any other an option, a bool a flag. Types: str, int, float, Path,
+    a Literal of strings, an Enum, each also `| None`; `Annotated[…, "text", "-f"]` gives help and a short name. Raises
+    ConfigError for others.
     """
     hints = get_type_hints(function, include_extras=True)
     parameters = [parameter(one, hints.get(one.name, str)) for one in inspect.signature(function).parameters.values()]
@@ -96,18 +97,23 @@ def command(name: str, function: Callable[..., Any]) -> click.Command:
 
 def parameter(one: inspect.Parameter, hint: Any) -> click.Parameter:
     """Make a click parameter of one of a function's."""
-    text = next((said for said in getattr(hint, "__metadata__", ()) if isinstance(said, str)), None)
-    kind, read = kind_of(hint, one.name)
-    if one.default is one.empty and kind is not bool:
-        bare = get_args(hint)[0] if get_origin(hint) is Annotated else hint
-        return click.Argument([one.name], type=kind, callback=read, required=types.NoneType not in get_args(bare))
+    said = [text for text in getattr(hint, "__metadata__", ()) if isinstance(text, str)]
+    text = next((text for text in said if not text.startswith("-")), None)
+    bare = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    many = get_origin(bare) is tuple and get_args(bare)[1:] == (...,)
+    kind, read = kind_of(get_args(bare)[0] if many else hint, one.name)
+    if one.default is one.empty and kind is not bool and one.kind is not one.KEYWORD_ONLY:
+        required = types.NoneType not in get_args(bare)
+        return click.Argument([one.name], type=kind, callback=read, required=required, nargs=-1 if many else 1)
     flag = "--" + one.name.replace("_", "-")
-    names, given = [flag, one.name], None if one.default is one.empty else one.default
+    names = [flag, *(text for text in said if text.startswith("-")), one.name]
+    given = None if one.default is one.empty else one.default
     if kind is bool:
         names[0] = f"{flag}/--no-{flag[2:]}" if given else flag
         return click.Option(names, is_flag=True, default=bool(given), help=text)
     shown = given.value if isinstance(given, enum.Enum) else given
-    return click.Option(names, type=kind, default=shown, help=text, show_default=shown not in (None, ""), callback=read)
+    more: dict[str, Any] = {"required": True} if one.default is one.empty else {"default": shown}
+    return click.Option(names, type=kind, help=text, show_default=shown not in (None, ""), callback=read, **more)
 
 
 def kind_of(hint: Any, name: str) -> tuple[Any, Callable[[Any, Any, Any], Any] | None]:

@@ -22,6 +22,8 @@ def register_commands() -> Mapping[str, Callable[..., Any]]:
     from rlm_obs._cli.prices.listing import list_prices
     from rlm_obs._cli.prices.show import show
     from rlm_obs._cli.prices.update import update
+    from rlm_obs._cli.send import send
+    from rlm_obs._cli.tail import tail
 
     return {
         "budget history": budget.history,
@@ -39,4 +41,6 @@ def register_commands() -> Mapping[str, Callable[..., Any]]:
         "prices list": list_prices,
         "prices show": show,
         "prices update": update,
+        "send": send,
+        "tail": tail,
     }

@@ -50,6 +50,27 @@ def test_defaults() -> None:
     assert run(every, "a.csv").output == f"{given}\n"
 
 
+def several(
+    files: tuple[Path, ...],
+    *,
+    to: str,
+    by: Annotated[Literal["a", "b"] | None, "-b", "How."],
+    all_of: Annotated[bool, "-a"] = False,
+) -> None:
+    """Do much."""
+    print([files, to, by, all_of])
+
+
+def test_several_arguments_and_options_that_must_be_given() -> None:
+    """A tuple takes several arguments, at least one; a keyword-only parameter without a default is an option that must be given."""
+    assert (
+        run(several, "x", "y", "-b", "a", "--to", "z", "-a").output == f"{[(Path('x'), Path('y')), 'z', 'a', True]}\n"
+    )
+    assert "Missing argument 'FILES...'" in run(several, "--to", "z", "-b", "a").output
+    assert "Missing option '--to'" in run(several, "x", "-b", "a").output
+    assert "How." in run(several, "--help").output and "-a, --all-of" in run(several, "--help").output
+
+
 def test_every_kind_of_parameter() -> None:
     """Numbers, paths, flags, choices and enums arrive as what the signature says."""
     options = "--count 4 --share 1 --user-name ann --loud --no-colour --by day --order newest-first"

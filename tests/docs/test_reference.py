@@ -144,7 +144,8 @@ def test_file_format() -> None:
     }
     known = {f.name for f in dataclasses.fields(rlm_obs.Record)}
     scores = {"value", "comment", "scored_span_id"}
-    assert said == known | {"v", "kind", "name", "events", "cost_usd"} | set(_attributes.CONTENT) | scores
+    around = {"resource", "span_kind", "remote_parent", "more"}
+    assert said == known | {"v", "kind", "name", "events", "cost_usd"} | set(_attributes.CONTENT) | scores | around
     whole = rlm_obs.Cost(total=Decimal(1), source="a", **dict.fromkeys(_attributes.COST_PARTS[1:], Decimal(0)))
     for part in whole.to_dict():
         assert f"`{part}`" in read("file-format.md")

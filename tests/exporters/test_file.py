@@ -24,8 +24,10 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from rlm_obs import _attributes, _otlp_json
+from rlm_obs._exporters import _appending
 from rlm_obs._exporters import file as file_module
-from rlm_obs._exporters.file import FileExporter, read_records
+from rlm_obs._exporters._reading import read_records
+from rlm_obs._exporters.file import FileExporter
 from rlm_obs._record import Cost, Request, Usage
 from rlm_obs.errors import ConfigError
 
@@ -68,6 +70,11 @@ def test_call_line(path: Path) -> None:
     (line,) = written(path)
     record = _attributes.record_of(span)
     assert record is not None
+    more = line.pop("more")
+    assert more["gen_ai.request.temperature"] == 0.5  # what no field of a record says
+    resource = span.resource.attributes.items()
+    assert line.pop("resource") == {name: value for name, value in resource if not name.startswith("telemetry.sdk.")}
+    assert line.pop("span_kind") == "internal"  # this one of a test: a call's own is "client", and is not said
     assert line == {"v": 1, "kind": "call", "name": "chat gpt-4o", **record.to_dict()}
     assert "анна".encode() in path.read_bytes()
 
@@ -343,7 +350,7 @@ def test_short_writes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_lock_that_is_never_given_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stopped process that holds the lock does not hold up our exports for ever: the line is written all the same."""
     fcntl = pytest.importorskip("fcntl")
-    monkeypatch.setattr(file_module, "LONGEST_WAIT_S", 0.05)
+    monkeypatch.setattr(_appending, "LONGEST_WAIT_S", 0.05)
     exporter = FileExporter(path)
     with path.open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)

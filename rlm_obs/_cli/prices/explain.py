@@ -7,7 +7,7 @@ from typing import Annotated
 
 from rlm_obs._cli.prices.rates import money
 from rlm_obs._cli.table import table
-from rlm_obs._exporters.file import read_records
+from rlm_obs._exporters._reading import read_records
 from rlm_obs._plugins import loaded
 from rlm_obs._pricing import plugin
 from rlm_obs._pricing.explain import Part
