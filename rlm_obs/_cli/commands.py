@@ -15,6 +15,7 @@ def register_commands() -> Mapping[str, Callable[..., Any]]:
     from rlm_obs._cli.demo import demo
     from rlm_obs._cli.doctor import doctor
     from rlm_obs._cli.endpoints import endpoints
+    from rlm_obs._cli.new_plugin import new_plugin
     from rlm_obs._cli.plugins import plugins
     from rlm_obs._cli.prices.check import check
     from rlm_obs._cli.prices.diff import diff
@@ -34,6 +35,7 @@ def register_commands() -> Mapping[str, Callable[..., Any]]:
         "demo": demo,
         "doctor": doctor,
         "endpoints": endpoints,
+        "new-plugin": new_plugin,
         "plugins": plugins,
         "prices check": check,
         "prices diff": diff,

@@ -32,11 +32,13 @@ def metadata(files: dict[str, bytes]) -> Message:
 
 
 def test_files(files: dict[str, bytes]) -> None:
-    """The wheel has every module of the package, py.typed and its own papers; nothing else strays in."""
+    """The wheel has every module of the package, the templates, py.typed and its own papers; nothing else strays in."""
     package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "rlm_obs").rglob("*.py")}
+    templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / "rlm_obs/_cli/templates").rglob("*.txt")}
+    assert len(templates) > 12
     papers = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
     information = f"rlm_obs-{rlm_obs.__version__}.dist-info"
-    assert set(files) == package | {"rlm_obs/py.typed"} | {f"{information}/{name}" for name in papers}
+    assert set(files) == package | templates | {"rlm_obs/py.typed"} | {f"{information}/{name}" for name in papers}
 
 
 def test_licence(files: dict[str, bytes], metadata: Message) -> None:
