@@ -78,6 +78,19 @@ def register_commands() -> Mapping[str, Callable[..., Any]]:
     raise AssertionError("a specification is not called")
 
 
+@hookspec
+def register_checks() -> Mapping[str, Callable[[], str]]:
+    """Offer what `rlm-obs doctor` tries, by name: a real round trip to what your plugin needs; in the CLI only.
+
+    Return: name -> a function that returns what was found, in one line, or raises a `rlm_obs.ConfigError` that says what to
+    do; neither shows a secret. Exporters and instrumentors have a method `check()` in its place; prices and stores are
+    tried without one. A name offered twice is a ConfigError.
+    Raises: logged once; the plugin is not tried. Speed: import heavy things inside the function; a few seconds at most.
+    Since: 0.1. Example: `plugins/rlm-obs-webhook`.
+    """
+    raise AssertionError("a specification is not called")
+
+
 @hookspec(historic=True)
 def configured(settings: Settings) -> None:
     """Learn the settings: after each `instrument()`; a plugin registered later gets the call too.

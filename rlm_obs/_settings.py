@@ -28,6 +28,8 @@ from rlm_obs.errors import ConfigError
 PREFIX = "RLM_OBS_"
 Names = Annotated[tuple[str, ...], NoDecode]
 Redactor = Literal["keys", "email", "card", "phone"]
+#: Who logs in within a URL.
+PASSWORD = re.compile(r"//[^/@\s]*@")
 #: What OpenTelemetry's variable may say beside true and false: where content goes. We know spans only.
 CAPTURES = {"span_only": True, "span_and_event": True, "event_only": False, "no_content": False}
 
@@ -305,6 +307,16 @@ def read_settings(given: Settings | Mapping[str, Any] | None = None, **arguments
         raise ConfigError(_explain(error, chosen)) from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"pyproject.toml cannot be read: {error}") from None
+
+
+def stated(settings: Settings) -> list[tuple[str, str, str]]:
+    """Return each setting that somebody has set: its name, its value (a secret's is never shown), and who says it."""
+    said = []
+    for name in Settings.model_fields:
+        if name in settings.model_fields_set:
+            where, shown = _source(name, {}, getattr(settings, name))
+            said.append((name, PASSWORD.sub("//…@", shown.removeprefix("=")) or "set, not shown", where))
+    return said
 
 
 def near(name: str, known: Any) -> str:

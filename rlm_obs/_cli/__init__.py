@@ -100,8 +100,9 @@ def parameter(one: inspect.Parameter, hint: Any) -> click.Parameter:
     said = [text for text in getattr(hint, "__metadata__", ()) if isinstance(text, str)]
     text = next((text for text in said if not text.startswith("-")), None)
     bare = get_args(hint)[0] if get_origin(hint) is Annotated else hint
-    many = get_origin(bare) is tuple and get_args(bare)[1:] == (...,)
-    kind, read = kind_of(get_args(bare)[0] if many else hint, one.name)
+    several = next((some for some in (bare, *get_args(bare)) if get_origin(some) is tuple), None)
+    many = several is not None and get_args(several)[1:] == (...,)
+    kind, read = kind_of(get_args(several)[0] if many else hint, one.name)
     if one.default is one.empty and kind is not bool and one.kind is not one.KEYWORD_ONLY:
         required = types.NoneType not in get_args(bare)
         return click.Argument([one.name], type=kind, callback=read, required=required, nargs=-1 if many else 1)

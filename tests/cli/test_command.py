@@ -211,3 +211,13 @@ def test_an_enum_is_told_by_its_value() -> None:
     (order,) = [one for one in made.params if one.name == "order"]
     assert isinstance(order.type, click.Choice)
     assert list(order.type.choices) == ["dearest first", "newest-first"]
+
+
+def test_any_number_of_arguments() -> None:
+    """A tuple that may be None takes as many as are given, none too."""
+
+    def many(names: Annotated[tuple[str, ...] | None, "Some names."], loud: bool = False) -> None:
+        print(names, loud)
+
+    assert run(many).output == "() False\n"
+    assert run(many, "a", "--loud", "b").output == "('a', 'b') True\n"

@@ -29,7 +29,7 @@ def test_the_built_in_ones(rlm_obs_script: Script) -> None:
     assert head.split() == ["PLUGIN", "DISTRIBUTION", "VERSION", "LOADED", "IN", "HOOKS"]
     rows = {line.split()[0]: line.split() for line in lines}
     assert rows["console"][1:3] == ["rlm-obs", rlm_obs.__version__]
-    assert rows["console"][4:] == ["ms", "register_exporters"]
+    assert rows["console"][4:] == ["ms", "register_exporters", "(console)"]
     assert rows["prices"][5:] == ["configured,", "price"]
     assert {"commands", "console", "file", "langfuse", "openai", "prices", "threads"} <= rows.keys()
 
@@ -45,6 +45,7 @@ def test_json(rlm_obs_script: Script) -> None:
     )
     assert (file["hooks"], file["blocked"], file["failed"]) == (["register_exporters"], False, None)
     assert file["load_s"] > 0
+    assert (file["offers"], file["failures"]) == ({"register_exporters": ["file"]}, {})
 
 
 def test_a_broken_one(rlm_obs_script: Script, tmp_path: Path) -> None:
@@ -56,6 +57,20 @@ def test_a_broken_one(rlm_obs_script: Script, tmp_path: Path) -> None:
     assert line.split()[1:4] == ["shaky", "1.2", "-"]
     assert "not in use: ModuleNotFoundError: No module named 'no_such_module_anywhere'" in line
     assert "console" in done.stdout
+
+
+def test_a_hook_that_fails(rlm_obs_script: Script, tmp_path: Path) -> None:
+    """What a plugin offers is asked, and a hook that raises is shown with its reason."""
+    code = "import rlm_obs\n@rlm_obs.hookimpl\ndef register_exporters():\n    raise LookupError('no list')\n"
+    install(tmp_path / "site", "shaky", code)
+    done = rlm_obs_script("plugins", PYTHONPATH=str(tmp_path / "site"), RLM_OBS_DEBUG_PLUGINS="0")
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("shaky")]
+    assert "register_exporters (FAILED: LookupError: no list)" in line
+    found = {
+        one["name"]: one
+        for one in json.loads(rlm_obs_script("plugins", "--json", PYTHONPATH=str(tmp_path / "site")).stdout)
+    }
+    assert found["shaky"]["failures"] == {"register_exporters": "LookupError: no list"}
 
 
 def test_a_blocked_one(rlm_obs_script: Script, tmp_path: Path) -> None:

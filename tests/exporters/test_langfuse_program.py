@@ -350,10 +350,10 @@ def test_doctor_asks_langfuse(server: Receiver) -> None:
     server.answer = reply(200, json.dumps(PROJECT).encode(), Content_Type="application/json")
     keys = {"LANGFUSE_PUBLIC_KEY": PUBLIC, "LANGFUSE_SECRET_KEY": SECRET, "LANGFUSE_HOST": server.url}
     code, said = doctor("langfuse", **keys)
-    assert (code, said) == (0, f"langfuse: ok, project 'shop': {server.url}/project/p-1\n")
+    assert (code, said) == (0, f"exporter langfuse: ok, project 'shop': {server.url}/project/p-1\n")
     (request,) = server.requests
     assert (request.method, request.path) == ("GET", "/api/public/projects")
-    code, said = doctor(RLM_OBS_EXPORTERS="langfuse,console", **keys)
+    code, said = doctor("langfuse", "console", RLM_OBS_EXPORTERS="langfuse,console", **keys)
     assert (code, len(said.splitlines())) == (0, 2)
 
 
