@@ -107,7 +107,7 @@ HOOKS = """\
 # Hooks
 
 A plugin is a module, or any object, with functions that are marked `@rlm_obs.hookimpl` and named like a hook.
-[Write a plugin in ten minutes](../how-to/write-a-plugin.md) shows how.
+[Write a plugin in ten minutes](../how-to/write-a-plugin.md) shows how, and [what plugins can do](../how-to/plugins.md) shows each kind.
 
 A hook takes the arguments that it names: leave out those you do not need. Arguments may be added to a hook in later
 versions; none will be renamed. Every call of a hook is guarded: an exception is logged once and counted in
@@ -134,7 +134,7 @@ pytest finds them as soon as `rlm_obs` is installed.
 STORES = """\
 ## rlm_obs.stores
 
-What a budget store is made of, for [those who write one](../how-to/write-a-plugin.md#a-budget-store).
+What a budget store is made of, for [those who write one](../how-to/plugins.md#a-budget-store).
 """
 
 ERROR_PAGE = """\

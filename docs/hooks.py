@@ -1,11 +1,11 @@
-"""mkdocs hook: takes the notes for our tests (`no-run: reason`, `output`) off the fences before they are rendered."""
+"""mkdocs hook: takes the notes for our tests (`no-run: reason`, `output`) off the fences before they are rendered; titles stay."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-NOTED = re.compile(r"^(\s*```\w+)[ \t]+\S.*$", re.MULTILINE)
+NOTED = re.compile(r"^(\s*```\w+)[ \t]+(?!title=)\S.*$", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

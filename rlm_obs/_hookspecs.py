@@ -106,7 +106,7 @@ def call_starting(request: Request) -> None:
 
     Return: nothing. Raises: CallRefused (and kin) reaches the user and nothing is sent; anything else is logged once
     and ignored. Speed: no I/O; it runs inside the user's call.
-    Since: 0.1. Example: `docs/how-to/write-a-plugin.md`.
+    Since: 0.1. Example: `docs/how-to/plugins.md`.
     """
 
 
@@ -153,5 +153,5 @@ def budget_alert(alert: Alert) -> None:
     """Learn that a budget crossed its alert threshold or ran out; once per threshold.
 
     Return: nothing. Raises: logged once, counted; the others are still called. Speed: hand slow work to a thread.
-    Since: 0.1. Example: `docs/how-to/write-a-plugin.md`.
+    Since: 0.1. Example: `docs/how-to/plugins.md`.
     """

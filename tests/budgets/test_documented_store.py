@@ -11,7 +11,7 @@ import rlm_obs
 from rlm_obs.stores import Store
 from rlm_obs.testing import StoreContract
 
-PAGE = Path(__file__).parents[2] / "docs/how-to/write-a-plugin.md"
+PAGE = Path(__file__).parents[2] / "docs/how-to/plugins.md"
 
 
 class TestDocumentedStore(StoreContract):

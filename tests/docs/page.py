@@ -53,7 +53,7 @@ def run(path: Path, names: dict[str, object]) -> Iterator[dict[str, object]]:
 
     exec(GIVEN.get(path.name, ""), names)
     for block in blocks(path.read_text("utf-8")):
-        if block.lang != "python" or block.note.startswith("no-run:"):
+        if block.lang != "python" or block.note.startswith(("no-run:", "title=")):
             continue
         name, printed, error = f"{path.name}:{block.line}", io.StringIO(), None
         code = "\n" * (block.line - 1) + block.body

@@ -130,7 +130,7 @@ def test_attributes() -> None:
 
 def test_the_names_for_instrumentors() -> None:
     """Each name of `rlm_obs.instrumentation` is in the table of the page on plugins, and is there."""
-    text = (DOCS / "how-to/write-a-plugin.md").read_text("utf-8")
+    text = (DOCS / "how-to/plugins.md").read_text("utf-8")
     table = text[text.index("## Another SDK") : text.index("## Other hooks")]
     rows = "".join(re.findall(r"^\| (`.*?) \|", table, re.M))
     assert sorted(re.findall(r"`(\w+)`", rows)) == sorted(instrumentation.__all__)
