@@ -4,9 +4,13 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import io
+import json
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 import rlm_obs
 from rlm_obs.testing import FakeOpenAI
+from tests.exporters.receiver import Receiver, receiving
 
 ORIGINAL = Path(__file__).parent / "data" / "tutorial-12.md"
 OURS = Path(__file__).parents[1] / "docs" / "tutorial" / "observability-ru.md"
@@ -162,6 +168,87 @@ def test_part_3_langfuse_out_of_reach_hurts_nobody(reader: Reader) -> None:
     assert reader.names["exporter"].host == "https://cloud.langfuse.com"
 
 
+class Tunnel:
+    """A proxy that leads whoever asks for one host to a port of ours, as a company's own leads out of its network."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host, self._port = host, port
+        self.asked: list[str] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                line, _ = self._listener.accept()
+                threading.Thread(target=self._lead, args=(line,), daemon=True).start()
+
+    def _lead(self, line: socket.socket) -> None:
+        with contextlib.suppress(OSError), line:
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += line.recv(4096)
+            self.asked.append(head.split(b"\r\n")[0].decode())
+            if not head.startswith(f"CONNECT {self._host}:443 ".encode()):
+                return
+            with socket.create_connection(("127.0.0.1", self._port)) as there:
+                line.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                threading.Thread(target=relay, args=(there, line), daemon=True).start()
+                relay(line, there)
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+def relay(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+
+@pytest.fixture
+def langfuse(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    """A server in the place of cloud.langfuse.com, with that name on its certificate, for the reader's program alone."""
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("cloud.langfuse.com").configure_cert(context)
+    with receiving(tls=context) as server, authority.cert_pem.tempfile() as file:
+        tunnel = Tunnel("cloud.langfuse.com", int(server.url.rpartition(":")[2]))
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", file)
+        monkeypatch.setenv("HTTPS_PROXY", tunnel.url)
+        yield server
+        tunnel.close()
+    assert {line.split()[1] for line in tunnel.asked} == {"cloud.langfuse.com:443"}
+
+
+def test_part_3_langfuse_shows_every_trace(reader: Reader, langfuse: Receiver, fake_openai: FakeOpenAI) -> None:
+    """What the snippet sends to cloud.langfuse.com, as its server reads it: each run with latency, cost and tokens."""
+    reader.run(1, 4)
+    before = len(fake_openai.billed)
+    results = [reader.names["rlm"].run(question) for question in ("Кто здесь?", "Есть ли кто?")]
+    assert reader.names["tracer"].flush()
+    posted = [request for request in langfuse.requests if request.method == "POST"]
+    assert {request.path for request in posted} == {"/api/public/otel/v1/traces"}
+    assert {request.headers["authorization"] for request in posted} == {
+        "Basic " + base64.b64encode(b"pk-lf-...:sk-lf-...").decode()
+    }
+    calls = [span for span in langfuse.spans if span.said["langfuse.observation.type"] == "generation"]
+    billed = fake_openai.billed[before:]
+    assert len(calls) == len(billed) >= 2
+    for span, bill in zip(calls, billed, strict=True):
+        cost = rlm_obs.price(bill.model, bill.usage)
+        assert cost is not None
+        assert span.resource["service.name"] == "production-api"
+        assert span.said["langfuse.observation.model.name"] == bill.model
+        assert json.loads(span.said["langfuse.observation.cost_details"])["total"] == float(cost.total)
+        assert json.loads(span.said["langfuse.observation.usage_details"])["total"] == bill.usage["total_tokens"]
+        assert span.end > span.start
+    runs = [span for span in langfuse.spans if span.name == "rlm.run"]
+    assert [span.trace_id for span in runs] == [result.trace_id for result in results]
+    assert {span.parent_id for span in calls} <= {span.span_id for span in langfuse.spans}
+
+
 @pytest.mark.swallows
 def test_part_4_spans_of_your_own_hold_the_runs(reader: Reader, tmp_path: Path) -> None:
     """The four spans nest as they are written, and each document's run stands below `process`."""
@@ -178,8 +265,6 @@ def test_part_4_spans_of_your_own_hold_the_runs(reader: Reader, tmp_path: Path) 
     }
     reader.run(5)
     tracer.shutdown()
-    import json
-
     lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     names = {line["span_id"]: line["name"] for line in lines}
     tree = sorted((line["name"], names.get(line["parent_id"])) for line in lines if line["kind"] == "span")

@@ -9,7 +9,7 @@ import select
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from typing import Any, TypeVar
 
@@ -67,7 +67,7 @@ class ExporterContract:
 
     def test_it_is_an_exporter(self) -> None:
         """It is what OpenTelemetry takes for an exporter, so it works in anybody's place; `delay_s` and `check` are ours."""
-        exporter = self.make_exporter()
+        exporter = self._new()
         assert isinstance(exporter, SpanExporter)
         delay_s = getattr(exporter, "delay_s", None)
         assert delay_s is None or (isinstance(delay_s, int | float) and delay_s >= 0)
@@ -75,19 +75,19 @@ class ExporterContract:
 
     def test_it_accepts_a_batch(self) -> None:
         """A batch of calls and other spans is accepted, and the answer says so."""
-        assert self.make_exporter().export(self.spans(3)) is SpanExportResult.SUCCESS
+        assert self._new().export(self.spans(3)) is SpanExportResult.SUCCESS
 
     def test_it_accepts_an_empty_batch(self) -> None:
         """An empty batch is no failure."""
-        assert self.make_exporter().export([]) is SpanExportResult.SUCCESS
+        assert self._new().export([]) is SpanExportResult.SUCCESS
 
     def test_it_accepts_odd_calls(self) -> None:
         """Calls that failed, that nobody can price, and that have odd names are accepted as any other."""
-        assert self.make_exporter().export(self.odd_spans()) is SpanExportResult.SUCCESS
+        assert self._new().export(self.odd_spans()) is SpanExportResult.SUCCESS
 
     def test_each_call_arrives_once(self) -> None:
         """What was exported has arrived after a flush: each call, of every batch, once."""
-        exporter, before = self.make_exporter(), self.arrived()
+        exporter, before = self._new(), self.arrived()
         for calls in (1, 3, 2):
             exporter.export(self.spans(calls))
         exporter.force_flush()
@@ -97,34 +97,34 @@ class ExporterContract:
         """Other exporters get the same spans: nothing on them is changed."""
         spans = self.spans()
         before = [(span.name, dict(span.attributes or {}), len(span.events)) for span in spans]
-        self.make_exporter().export(spans)
+        self._new().export(spans)
         assert [(span.name, dict(span.attributes or {}), len(span.events)) for span in spans] == before
 
     # -- flush and shutdown ------------------------------------------------------------------------------------------
 
     def test_a_flush_says_whether_all_has_arrived(self) -> None:
         """`force_flush` takes a time in milliseconds, and answers True where all was delivered within it."""
-        exporter = self.make_exporter()
+        exporter = self._new()
         exporter.export(self.spans())
         assert self._in_time(lambda: exporter.force_flush(timeout_millis=10_000)) is True
 
     def test_a_shutdown_delivers_what_waits(self) -> None:
         """What was accepted before a shutdown arrives, also without a flush."""
-        exporter, before = self.make_exporter(), self.arrived()
+        exporter, before = self._new(), self.arrived()
         exporter.export(self.spans(2))
         self._in_time(exporter.shutdown)
         assert self.arrived() - before == 2
 
     def test_it_shuts_down_twice(self) -> None:
         """Shutting down again does no harm."""
-        exporter = self.make_exporter()
+        exporter = self._new()
         exporter.export(self.spans())
         self._in_time(exporter.shutdown)
         self._in_time(exporter.shutdown)
 
     def test_what_comes_after_a_shutdown_is_not_lost_unseen(self) -> None:
         """What is exported after a shutdown is refused (FAILURE, so it is counted as lost), or it arrives all the same."""
-        exporter, before = self.make_exporter(), self._arrived_if_told()
+        exporter, before = self._new(), self._arrived_if_told()
         self._in_time(exporter.shutdown)
         accepted = exporter.export(self.spans()) is SpanExportResult.SUCCESS
         if before is not None:
@@ -135,13 +135,13 @@ class ExporterContract:
     def test_a_loss_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Where the other end fails the answer is FAILURE, in time, and no exception."""
         monkeypatch.setattr(_guard, "reraise", False)
-        exporter = self.make_failing_exporter()
+        exporter = self._new(failing=True)
         assert self._in_time(lambda: exporter.export(self.spans())) is SpanExportResult.FAILURE
 
     def test_a_failing_one_shuts_down_in_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A program ends also where the other end fails."""
         monkeypatch.setattr(_guard, "reraise", False)
-        exporter = self.make_failing_exporter()
+        exporter = self._new(failing=True)
         self._in_time(lambda: exporter.export(self.spans()))
         self._in_time(exporter.shutdown)
 
@@ -151,7 +151,7 @@ class ExporterContract:
         """An exporter made before a fork delivers in the child as well, each call once, and in the parent as before."""
         if not hasattr(os, "fork"):
             pytest.skip("there is no fork on this system")
-        exporter, spans = self.make_exporter(), self.spans(2)
+        exporter, spans = self._new(), self.spans(2)
         exporter.export(spans)
         exporter.force_flush()
         before = self._arrived_if_told()
@@ -170,7 +170,7 @@ class ExporterContract:
 
     def test_it_shows_no_secret(self, caplog: Any, capsys: Any) -> None:
         """The secret is in no repr, no log line, and nothing printed."""
-        exporter = self.make_exporter()
+        exporter = self._new()
         exporter.export(self.spans())
         exporter.force_flush()
         exporter.shutdown()
@@ -179,7 +179,7 @@ class ExporterContract:
     def test_a_failure_shows_no_secret(self, caplog: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """Nor is it where the other end fails."""
         monkeypatch.setattr(_guard, "reraise", False)
-        exporter = self.make_failing_exporter()
+        exporter = self._new(failing=True)
         raised = ""
         try:
             exporter.export(self.spans())
@@ -194,6 +194,19 @@ class ExporterContract:
             raise AssertionError("the secret is shown")  # which this message does not do again
 
     # -- what the tests use ------------------------------------------------------------------------------------------
+
+    @pytest.fixture(autouse=True)
+    def _shut_down(self) -> Iterator[None]:
+        self._made: list[SpanExporter] = []
+        yield
+        for exporter in self._made:
+            with contextlib.suppress(Exception):
+                self._in_time(exporter.shutdown)
+
+    def _new(self, *, failing: bool = False) -> SpanExporter:
+        """Return an exporter that is shut down when the test has ended."""
+        self._made.append(self.make_failing_exporter() if failing else self.make_exporter())
+        return self._made[-1]
 
     def _arrived_if_told(self) -> int | None:
         with contextlib.suppress(pytest.skip.Exception):
