@@ -74,6 +74,7 @@ TYPES = {
     "azure_deployments": "a mapping (JSON in the environment)",
     "file_path": "a file's name",
     "price_data": "a file's name",
+    "spool": "a folder's name",
 }
 
 SETTINGS = """\

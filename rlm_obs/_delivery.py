@@ -7,13 +7,16 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from rlm_obs import _ending, _guard
-from rlm_obs.errors import CallRefused
+from rlm_obs._outlet import Outlet
+from rlm_obs._resending import Resending
+from rlm_obs._spool import Spool
 
 LOSSES = ("failed", "queue full", "shut down")
 #: What has become of the spans of pipelines that are closed, by the exporter's name, for the metrics.
@@ -57,7 +60,7 @@ class Pipeline(SpanProcessor):
     Queue, batches and delay are `OTEL_BSP_*`; an exporter's `delay_s` attribute asks for a shorter delay.
     """
 
-    def __init__(self, name: str, exporter: SpanExporter, sampled_out: SampledOut) -> None:
+    def __init__(self, name: str, exporter: SpanExporter, sampled_out: SampledOut, spool: Spool | None = None) -> None:
         self.name, self.exporter, self.sampled_out = name, exporter, sampled_out
         delay_s = getattr(exporter, "delay_s", None)
         self._batches = BatchSpanProcessor(
@@ -71,42 +74,33 @@ class Pipeline(SpanProcessor):
         self._lock = threading.Lock()
         self._flusher: threading.Thread | None = None
         self._flushed = True
-        self.counts = dict.fromkeys(("waiting", "sending", "sent", *LOSSES), 0)
+        self.counts = dict.fromkeys(("waiting", "sending", "sent", "spooled", *LOSSES), 0)
         self._lost_before = 0
         self._closed = self._given_up = False
+        self._outlet = Outlet(name, exporter)
+        self._resending: Resending | None = None
+        if spool is not None:
+            self._outlet.asks("try_once")  # the disk waits better
+            self._resending = Resending(spool, self._outlet)
+            self._resending.start()
         _ending.register(self)
 
-    def asks(self, what: str, *args: Any) -> Any:
-        """Call a method of the exporter under the guard; None where it fails, and where it has no such method."""
-        try:
-            return _guard.guarded(f"exporter {self.name}", getattr(self.exporter, what, _nothing), *args)
-        except CallRefused as refusal:  # an exporter may call models itself, under a budget
-            _guard.failed(f"exporter {self.name}", refusal)
-            return None
-
     def deliver(self, spans: Sequence[ReadableSpan]) -> None:
-        """Hand a batch to the exporter, and count what becomes of it."""
-        taken = 0
+        """Hand a batch to the exporter, or to the disk while its receiver is down, and count what becomes of it."""
+        resending, taken, kept = self._resending, 0, 0
+        again: Sequence[ReadableSpan] = spans
         self.move(len(spans), "waiting", "sending")
         try:
-            taken, _ = self.export(spans)
+            if resending is None or not resending.down:
+                again = ()
+                taken, again = self._outlet.export(spans)
+            if resending is not None:
+                kept = resending.keep(again, len(again) == len(spans)) if again else 0
+                resending.start()  # in a forked child nobody has yet
         finally:
             self.move(taken, "sending", "sent")
-            self.move(len(spans) - taken, "sending", "failed")
-
-    def export(self, spans: Sequence[ReadableSpan]) -> tuple[int, Sequence[ReadableSpan]]:
-        """Hand spans to the exporter; returns how many were taken, and which of the others may be exported again.
-
-        An exporter that knows no better than FAILURE has, by OpenTelemetry's word for it, exported none of them.
-        """
-        said = self.asks("export", spans)
-        if said is SpanExportResult.SUCCESS:
-            return len(spans), ()
-        if said is not SpanExportResult.FAILURE:
-            return 0, ()
-        if not hasattr(self.exporter, "outcome"):
-            return 0, spans
-        return self.asks("outcome") or (0, ())
+            self.move(kept, "sending", "spooled")
+            self.move(len(spans) - taken - kept, "sending", "failed")
 
     def move(self, spans: int, source: str, to: str) -> None:
         """Count `spans` spans as gone from one state to another."""
@@ -158,6 +152,12 @@ class Pipeline(SpanProcessor):
         ends = time.monotonic() + timeout_s
         with self._lock:
             asked = self._left() + self.counts["waiting"] + self.counts["sending"]
+        delivered = self._flush_queue(asked, ends)
+        if self._resending is None:
+            return delivered
+        return self._resending.flush(max(0.0, ends - time.monotonic())) and delivered
+
+    def _flush_queue(self, asked: int, ends: float) -> bool:
         for _ in range(2):  # a flush that others had begun may have passed our spans already
             if self._closed:
                 break
@@ -176,11 +176,11 @@ class Pipeline(SpanProcessor):
 
     def _flush(self) -> None:
         self._batches.force_flush()
-        self._flushed = self.asks("force_flush") is not False
+        self._flushed = self._outlet.asks("force_flush") is not False
 
     def _left(self) -> int:
         """Return how many spans have come to their end; they do in the order in which they came."""
-        return self.counts["sent"] + self.counts["failed"]
+        return self.counts["sent"] + self.counts["failed"] + self.counts["spooled"]
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         return self.flush(timeout_millis / 1000)
@@ -192,25 +192,31 @@ class Pipeline(SpanProcessor):
             if self._closed:
                 return not self.losses()
             self._closed = True
-        self._queue.shutdown(timeout_millis=int(timeout_s * 1000))
-        self._shut_exporter(max(0.0, ends - time.monotonic()))
+        share = 1.0 if self._resending is None else 0.7  # the rest is for the disk
+        self._queue.shutdown(timeout_millis=int(timeout_s * share * 1000))
+        self._outlet.shut(max(0.0, ends - time.monotonic()), self._queue._worker_thread)
+        if self._resending is not None:
+            self._keep_the_rest(self._resending, ends)
         with self._lock:
             self._given_up = True
             self.counts["shut down"] += self.counts["waiting"] + self.counts["sending"]
             self.counts["waiting"] = self.counts["sending"] = 0
-            ended.update({(self.name, state): n for state, n in self.all_counts().items() if state != "room"})
+            ended.update(
+                {(self.name, state): n for state, n in self.all_counts().items() if state not in ("room", "on disk")}
+            )
             return not self.losses()
 
-    def _shut_exporter(self, timeout_s: float) -> None:
-        """Shut the exporter down in a thread, since it may hang on what its `export` hangs on."""
-        closing = threading.Thread(target=self.asks, args=("shutdown",), name="rlm_obs-close", daemon=True)
-        try:
-            closing.start()
-        except RuntimeError:  # no thread starts at the end of the program (Python 3.12 and later)
-            if not self._queue._worker_thread.is_alive():
-                self.asks("shutdown")
-        else:
-            closing.join(timeout_s)
+    def _keep_the_rest(self, resending: Resending, ends: float) -> None:
+        """Keep on disk what is still in the queue; what is on its way may have arrived."""
+        worker, left = self._queue._worker_thread, []
+        if worker is not threading.current_thread():
+            worker.join(max(0.0, ends - time.monotonic()) / 2)  # its export ends soon: the exporter is shut down
+        with suppress(IndexError):
+            while True:
+                left.append(self._queue._queue.pop())
+        if left:
+            self.move(resending.keep(left), "waiting", "spooled")
+        resending.close(max(0.0, ends - time.monotonic()))
 
     def shutdown(self) -> None:
         _ending.close_all([self], _ending.exit_timeout_s())
@@ -222,16 +228,20 @@ class Pipeline(SpanProcessor):
 
     def all_counts(self) -> dict[str, int]:
         """Return the counts of every state, and what else is counted, for the metrics."""
-        more = {
-            "sampled out": self.sampled_out.spans,
-            "retried": getattr(self.exporter, "retried", 0),
-            "room": self._room,
-        }
-        return {**self.counts, **more}
+        again = self._resending
+        more = {"sampled out": self.sampled_out.spans, "retried": self._retried(), "room": self._room}
+        if again is None:
+            return {**self.counts, **more}
+        return {**self.counts, **more, "sent": self.counts["sent"] + again.sent, "on disk": again.spool.holds()[0]}
+
+    def _retried(self) -> int:
+        return self._outlet.retried + (0 if self._resending is None else self._resending.retried)
 
     def lost(self) -> str | None:
         """Say what was lost, for the one line at the end of the program; None where nothing was."""
         losses = self.losses()
+        if self._resending is not None:
+            losses |= {f"{why} on disk": n for why, n in self._resending.spool.dropped.items() if n}
         reasons = ", ".join(f"{count} {why}" for why, count in losses.items())
         return f"{sum(losses.values())} spans of {self.name} ({reasons})" if losses else None
 
@@ -250,17 +260,18 @@ class Pipeline(SpanProcessor):
             "queued": counts["waiting"] + counts["sending"],
             "sent": counts["sent"],
             "dropped": losses,
-            "retried": getattr(self.exporter, "retried", 0),
-        }
+            "spooled": counts["spooled"],
+            "retried": self._retried(),
+        } | ({} if self._resending is None else {"spool": self._resending.stats()})
 
     def after_fork(self) -> None:
         """Start anew in a forked child: what was queued belongs to the parent, which sends it."""
         self._lock = threading.Lock()
         self._flusher = None
+        self._outlet.after_fork()
+        if self._resending is not None:
+            self._resending.after_fork()
         self.counts = dict.fromkeys(self.counts, 0)
         self._lost_before = 0
         self.sampled_out.after_fork()
         ended.clear()
-
-
-def _nothing(*_: object) -> None: ...

@@ -16,7 +16,7 @@ COMPONENT, COMPONENT_TYPE, ERROR_TYPE = "otel.component.name", "otel.component.t
 PROCESSOR = "batching_span_processor"
 #: What the conventions call our reasons for a loss before the exporter.
 UNPROCESSED = {"queue full": "queue_full", "shut down": "already_shutdown"}
-HANDED_OVER = ("sending", "sent", "failed")
+HANDED_OVER = ("sending", "sent", "failed", "spooled")
 Found = tuple[int, Mapping[str, str]]
 
 
@@ -42,6 +42,8 @@ def observe(meter: Meter) -> None:
         "Spans that were not made, since their traces are not kept.",
         _sampled_out,
     )
+    counter("rlm_obs.delivery.spooled", "{span}", "Spans that were put on the disk.", _spooled)
+    level("rlm_obs.delivery.spool.size", "Spans that wait on the disk, of all processes.", _on_disk)
     counter("rlm_obs.delivery.retries", "{request}", "Requests that were sent again.", _retried)
 
 
@@ -66,8 +68,9 @@ def _processor(name: str) -> dict[str, str]:
 
 def _exported(name: str, counts: Counter[str]) -> Iterator[Found]:
     yield counts["sent"], _exporter(name)
-    if counts["failed"]:
-        yield counts["failed"], {**_exporter(name), ERROR_TYPE: "failed"}
+    for why in ("failed", "spooled"):
+        if counts[why]:
+            yield counts[why], {**_exporter(name), ERROR_TYPE: why}
 
 
 def _in_flight(name: str, counts: Counter[str]) -> Iterator[Found]:
@@ -91,6 +94,15 @@ def _capacity(name: str, counts: Counter[str]) -> Iterator[Found]:
 
 def _sampled_out(name: str, counts: Counter[str]) -> Iterator[Found]:
     yield counts["sampled out"], _exporter(name)
+
+
+def _spooled(name: str, counts: Counter[str]) -> Iterator[Found]:
+    yield counts["spooled"], _exporter(name)
+
+
+def _on_disk(name: str, counts: Counter[str]) -> Iterator[Found]:
+    if "on disk" in counts:
+        yield counts["on disk"], _exporter(name)
 
 
 def _retried(name: str, counts: Counter[str]) -> Iterator[Found]:

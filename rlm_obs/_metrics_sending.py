@@ -20,6 +20,7 @@ from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from rlm_obs import _ending, _guard
 from rlm_obs._exporters import _sending
 from rlm_obs._exporters._presets import variable
+from rlm_obs._exporters._session import new_session, without_password
 
 if TYPE_CHECKING:
     from rlm_obs._settings import Settings
@@ -154,7 +155,7 @@ def _by_http() -> Any:
 
     said = variable("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
     address = said or (variable("OTEL_EXPORTER_OTLP_ENDPOINT") or LOCAL).rstrip("/") + "/v1/metrics"
-    return OTLPMetricExporter(session=_sending.new_session("metrics", _sending.without_password(address), _advice))
+    return OTLPMetricExporter(session=new_session("metrics", without_password(address), _advice))
 
 
 def _by_grpc() -> Any:

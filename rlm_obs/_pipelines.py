@@ -14,6 +14,7 @@ from rlm_obs._delivery import Pipeline, SampledOut, ended
 from rlm_obs._exporters.base import is_root, is_score
 from rlm_obs._plugins import Plugins
 from rlm_obs._settings import Settings, near
+from rlm_obs._spool import Spool
 from rlm_obs.errors import ConfigError
 
 #: How the threads that export are named.
@@ -59,7 +60,18 @@ def build_pipelines(
     kinds = [Pipeline] * len(built)
     if settings.export == "sync" and built:
         kinds[-1] = AtOnce
-    return [kind(name, exporter, sampled_out) for kind, (name, exporter) in zip(kinds, built, strict=True)]
+    return [
+        kind(name, exporter, sampled_out, _spool_of(name, exporter, settings))
+        for kind, (name, exporter) in zip(kinds, built, strict=True)
+    ]
+
+
+def _spool_of(name: str, exporter: SpanExporter, settings: Settings) -> Spool | None:
+    """Return where an exporter's spans are kept, if it says where they go (OpenTelemetry's own do in `_endpoint`)."""
+    goes_to = getattr(exporter, "destination", None) or getattr(exporter, "_endpoint", None)
+    if settings.spool is None or not isinstance(goes_to, str):
+        return None
+    return Spool(settings.spool, name, goes_to, settings.spool_mb * 1_000_000, settings.spool_hours * 3600)
 
 
 def totals() -> dict[str, Counter[str]]:

@@ -203,6 +203,15 @@ class Settings(BaseSettings):
         default="background",
         description="When spans are sent: in the background, or (sync) before the topmost span or call around them has ended.",
     )
+    spool: Path | None = Field(
+        default=None, description="A folder in which spans are kept that cannot be sent now; unset is lost."
+    )
+    spool_mb: int = Field(
+        default=100, ge=1, description="The most that the spool holds for one exporter, in megabytes; the oldest goes."
+    )
+    spool_hours: float = Field(
+        default=72.0, gt=0, description="How long a span is kept in the spool at most, in hours."
+    )
     exit_timeout_s: float = Field(
         default=5.0,
         ge=0,

@@ -338,6 +338,7 @@ def test_what_becomes_of_each_span_adds_up() -> None:
             "queued": 0,
             "sent": 2,
             "dropped": {"failed": 3, "shut down": 1},
+            "spooled": 0,
             "retried": 0,
         },
         {
@@ -347,6 +348,7 @@ def test_what_becomes_of_each_span_adds_up() -> None:
             "queued": 0,
             "sent": 5,
             "dropped": {"shut down": 1},
+            "spooled": 0,
             "retried": 0,
         },
     ]

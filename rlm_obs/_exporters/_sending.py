@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.util import find_spec
-from ssl import SSLCertVerificationError
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from rlm_obs import _guard
+from rlm_obs._exporters._session import TOO_BIG, Advice, is_awake, new_session, stored_nothing
 from rlm_obs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,15 +18,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
 HTTP = "opentelemetry.exporter.otlp.proto.http"
-#: Answers after which a batch may be sent again; after any other it may have been stored, and would count twice.
-TRY_AGAIN = (429, 502, 503, 504)
-TOO_BIG = 413
-#: Answers with which nothing was stored, and that are others once somebody has put the receiver or the key right.
-NOT_STORED = (*TRY_AGAIN, 401, 403)
-MOST_READ = 4096
 #: What a session says of itself.
 USUAL = ("accept", "accept-encoding", "connection")
-Advice = Callable[[int], str]
 #: How many spans were taken, and which may be sent again.
 Outcome = tuple[int, Sequence["ReadableSpan"]]
 
@@ -56,6 +47,8 @@ class Sender:
         self._talk: Any = None
         self._pid = 0
         self._closed = False
+        #: Whether an export waits and tries again where it may.
+        self.patient = True
 
     @property
     def retried(self) -> int:
@@ -98,7 +91,7 @@ class Sender:
         status = self._session.status
         if status == 0:
             return self._idempotent or not self._session.begun
-        return status in NOT_STORED or (self._idempotent and status >= 500)
+        return stored_nothing(status) or (self._idempotent and status >= 500)
 
     def _once(self, spans: Sequence[ReadableSpan]) -> bool:
         import requests
@@ -121,7 +114,7 @@ class Sender:
         try:
             self._talk.post(url, json=body, timeout=timeout_s)
         except requests.HTTPError:
-            return None if self._talk.status in NOT_STORED or self._talk.status >= 500 else False
+            return None if stored_nothing(self._talk.status) or self._talk.status >= 500 else False
         except requests.exceptions.InvalidJSONError:
             return False
         except requests.RequestException as error:
@@ -153,6 +146,10 @@ class Sender:
             return int(self._session.status)
         return int(self._session.status)
 
+    def awake(self) -> bool:
+        """Send a request without spans; True where the receiver answers, and not that it is busy or refuses the key."""
+        return is_awake(self.knock())
+
     def _out_of_reach(self, error: Exception) -> None:
         kind = type(error).__name__
         _guard.say_once(f"{self.address} out of reach", "%s at %s is out of reach (%s)", self.name, self.address, kind)
@@ -166,112 +163,13 @@ class Sender:
                     del self._session.headers[header]
 
     def _new_session(self) -> Any:
-        return new_session(self.name, self.address, self._advice, self._auth, self._allowed)
+        return new_session(self.name, self.address, self._advice, self._auth, self._allowed, self.patient)
 
     def close(self) -> None:
         """Give the connection back; never waits for the receiver."""
         self._closed = True
         if self._exporter is not None and self._pid == os.getpid():
             self._exporter.shutdown()
-
-
-def _nothing(request: Any) -> Any:
-    return request
-
-
-def without_password(url: str) -> str:
-    """Return an address for people to read."""
-    parts = urlsplit(url)
-    shown = parts.hostname or ""
-    return parts._replace(netloc=f"{shown}:{parts.port}" if parts.port else shown, query="").geturl()
-
-
-def new_session(
-    name: str,
-    address: str,
-    advice: Advice,
-    auth: tuple[str, str] | None = None,
-    allowed: Collection[str] | None = None,
-) -> requests.Session:
-    """Return a session that talks to one address alone; the log says what it answers, and what to do, once."""
-    import requests
-    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ProxyError, SSLError
-
-    class OnceOnly(requests.Session):
-        """Sends to this address alone, what is meant for it alone, and not again what may have arrived."""
-
-        status = rejected = asked = 0
-        begun = False  # whether the last request may have reached the receiver
-
-        def request(self, method: str, url: str | bytes, *args: Any, **options: Any) -> requests.Response:
-            self.status = self.rejected = 0
-            self.asked, self.begun = self.asked + 1, True
-            headers = options.get("headers") or {}
-            if allowed is not None:  # OTEL_EXPORTER_OTLP_HEADERS may hold another vendor's key
-                headers = {k: v for k, v in headers.items() if k.lower() in allowed}
-            ends = time.monotonic() + float(options.get("timeout") or 0)
-            options |= {"allow_redirects": False, "stream": True, "headers": headers}
-            if self.verify is not True:  # a certificate that was named: else REQUESTS_CA_BUNDLE would win over it
-                options["verify"] = self.verify
-            try:
-                answer = super().request(method, url, *args, **options)
-            except requests.ConnectionError as error:
-                reason = getattr(next(iter(error.args), None), "reason", None)
-                unsure = isinstance(reason, SSLError) and not isinstance(reason.args[0], SSLCertVerificationError)
-                if isinstance(reason, NewConnectionError | ConnectTimeoutError | ProxyError | SSLError) and not unsure:
-                    self.begun = False
-                if isinstance(reason, NewConnectionError | ConnectTimeoutError):
-                    raise  # nothing was sent
-                raise requests.RequestException(type(reason or error).__name__) from None
-            except requests.Timeout as error:
-                raise requests.RequestException(type(error).__name__) from None
-            self.status = status = answer.status_code
-            body = _read(answer, ends)
-            if 200 <= status < 300:
-                self.rejected = _rejected(name, answer, body)
-                return answer
-            if status in TRY_AGAIN:
-                return answer
-            if status != TOO_BIG:
-                _guard.say_once(f"{address} {status}", "%s at %s answers %d: %s", name, address, status, advice(status))
-            raise requests.HTTPError(f"{status} {answer.reason}")
-
-    session = OnceOnly()
-    session.auth = auth or _nothing  # and so no .netrc
-    return session
-
-
-def _read(answer: requests.Response, ends: float) -> bytes:
-    """Read a small answer, for as long as it may take; one that drips is left where it is."""
-    import requests
-
-    body = b""
-    try:
-        for piece in answer.iter_content(1):
-            body += piece
-            if len(body) >= MOST_READ or time.monotonic() > ends:
-                break
-    except requests.RequestException:
-        pass  # it was told what became of the spans; what else it had to say is lost
-    answer.close()
-    answer._content, answer._content_consumed = body, True
-    return body
-
-
-def _rejected(name: str, answer: requests.Response, body: bytes) -> int:
-    """Return how many spans an answer of 200 says were not taken. Source: OTLP specification, "Partial Success"."""
-    if not body or "protobuf" not in answer.headers.get("content-type", ""):
-        return 0
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
-
-    try:
-        partial = ExportTraceServiceResponse.FromString(body).partial_success
-    except DecodeError:
-        return 0
-    if partial.rejected_spans:
-        _guard.say_once(f"{name} rejected", "%s rejects %d of a batch", name, partial.rejected_spans)
-    return int(partial.rejected_spans)
 
 
 def need(module: str, package: str, extra: str, who: str) -> None:

@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from rlm_obs import _guard
 from rlm_obs._exporters import _sending
 from rlm_obs._exporters._observation import environment_of, observation, score_body, trace_names
+from rlm_obs._exporters._session import is_awake
 from rlm_obs._exporters.base import is_score
 from rlm_obs._hookspecs import hookimpl
 from rlm_obs._settings import read_settings
@@ -108,6 +109,14 @@ class LangfuseExporter(SpanExporter):
     def outcome(self) -> _sending.Outcome:
         """Return how many spans of the last export were taken, and which of the others may be sent again."""
         return self._outcome
+
+    def try_once(self) -> None:
+        """Try each batch once, and do not wait for a server that is busy: what fails is kept elsewhere."""
+        self._sender.patient = False
+
+    def awake(self) -> bool:
+        """Ask Langfuse for an answer that stores nothing."""
+        return is_awake(self._sender.get_json(self.host + PROJECTS, TIMEOUT_S)[0])
 
     def trace_url(self, trace_id: str) -> str | None:
         """Return where a person sees a trace (Langfuse leads on to the project that has it); None where nothing is sent."""

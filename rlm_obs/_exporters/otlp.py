@@ -13,6 +13,7 @@ from rlm_obs import _attributes, _guard
 from rlm_obs._exporters import _sending, _spelling
 from rlm_obs._exporters._copying import copied
 from rlm_obs._exporters._presets import PRESETS, variable
+from rlm_obs._exporters._session import without_password
 from rlm_obs._exporters.base import error_type
 from rlm_obs._hookspecs import hookimpl
 from rlm_obs.errors import ConfigError
@@ -45,7 +46,7 @@ class OtlpExporter(SpanExporter):
         if preset is not None and preset.key is not None and not variable(preset.key):
             raise ConfigError(f"exporter {name!r}: a key is missing: set {preset.key}")
         url = _otlp_address() if preset is None else preset.url()
-        self.address = _sending.without_password(url)
+        self.address = without_password(url)
         if self._grpc:
             _sending.need(
                 GRPC, "opentelemetry-exporter-otlp-proto-grpc", "otlp-grpc", "OTEL_EXPORTER_OTLP_PROTOCOL=grpc"
@@ -74,6 +75,14 @@ class OtlpExporter(SpanExporter):
     def outcome(self) -> _sending.Outcome:
         """Return how many spans of the last export were taken, and which of the others may be sent again."""
         return self._outcome
+
+    def try_once(self) -> None:
+        """Try each batch once, and do not wait for a receiver that is busy: what fails is kept elsewhere."""
+        self._sender.patient = False
+
+    def awake(self) -> bool:
+        """Ask the receiver for an answer to a request without spans; by gRPC nobody is asked."""
+        return self._grpc or self._sender.awake()
 
     def __repr__(self) -> str:
         return f"OtlpExporter({self.name!r}, {self.address!r})"

@@ -144,20 +144,31 @@ def drip(request: Request, line: socket.socket) -> None:
             time.sleep(0.1)
 
 
+def free_port() -> int:
+    """Return a port where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        return int(gone.getsockname()[1])
+
+
 @contextlib.contextmanager
 def receiving(
-    answer: Callable[[Request, socket.socket], None] | None = None, tls: ssl.SSLContext | None = None
+    answer: Callable[[Request, socket.socket], None] | None = None,
+    tls: ssl.SSLContext | None = None,
+    port: int = 0,
 ) -> Iterator[Receiver]:
-    """Run a receiver on loopback."""
+    """Run a receiver on loopback, at a port of its own, or at one that was free before."""
     receiver = Receiver(answer or reply())
-    server = socket.create_server(("127.0.0.1", 0))
+    server = socket.create_server(("127.0.0.1", port))
     server.settimeout(0.05)
     receiver.url = f"http{'s' if tls else ''}://localhost:{server.getsockname()[1]}"
+
+    lines: list[socket.socket] = []
 
     def serve() -> None:
         while receiver.going:
             with contextlib.suppress(TimeoutError):
                 line, _ = server.accept()
+                lines.append(line)
                 threading.Thread(target=talk, args=(line,), daemon=True).start()
 
     def talk(line: socket.socket) -> None:
@@ -179,6 +190,9 @@ def receiving(
         receiver.going = False
         thread.join()
         server.close()
+        for line in lines:
+            with contextlib.suppress(OSError):  # it is closed already
+                line.shutdown(socket.SHUT_RDWR)
 
 
 def read(line: socket.socket) -> Request | None:

@@ -89,6 +89,7 @@ def test_a_good_one(exporter: str, monkeypatch: pytest.MonkeyPatch) -> None:
             "queued": 0,
             "sent": 3,
             "dropped": {},
+            "spooled": 0,
             "retried": 0,
         }
     assert len(server.spans) == 3
