@@ -96,6 +96,8 @@ class Pipeline(SpanProcessor):
                 taken, again = self._outlet.export(spans)
             if resending is not None:
                 kept = resending.keep(again, len(again) == len(spans)) if again else 0
+                if not taken and not again:
+                    resending.suspect()
                 resending.start()  # in a forked child nobody has yet
         finally:
             self.move(taken, "sending", "sent")
@@ -147,13 +149,14 @@ class Pipeline(SpanProcessor):
                 self._flusher = flusher
             return flusher
 
-    def flush(self, timeout_s: float) -> bool:
-        """Send what is queued; True if, within `timeout_s`, all of it was accepted and nothing was lost since the last flush."""
+    def flush(self, timeout_s: float, kept: bool = True) -> bool:
+        """Send what is queued, and try what is `kept` on disk; True if, within `timeout_s`, all of it was accepted and nothing
+        was lost since the last flush."""
         ends = time.monotonic() + timeout_s
         with self._lock:
             asked = self._left() + self.counts["waiting"] + self.counts["sending"]
         delivered = self._flush_queue(asked, ends)
-        if self._resending is None:
+        if self._resending is None or not kept:
             return delivered
         return self._resending.flush(max(0.0, ends - time.monotonic())) and delivered
 

@@ -26,8 +26,9 @@ class Delivering(Protocol):
     def begin_flush(self) -> Any:
         """Have what is queued sent, without waiting for it."""
 
-    def flush(self, timeout_s: float) -> bool:
-        """Send what is queued; True if, within `timeout_s`, all of it was accepted and nothing was lost since the last flush."""
+    def flush(self, timeout_s: float, kept: bool = True) -> bool:
+        """Send what is queued, and what is kept on disk; True if, within `timeout_s`, all of it was accepted and nothing was
+        lost since the last flush."""
 
     def close(self, timeout_s: float) -> bool:
         """Send what is queued, within `timeout_s`, and stop; True if nothing was lost."""
@@ -60,14 +61,14 @@ def every() -> list[Delivering]:
         return list(_all)
 
 
-def flush_all(these: Iterable[Delivering], timeout_s: float) -> bool:
-    """Flush several within one `timeout_s`; True if all of them delivered everything."""
+def flush_all(these: Iterable[Delivering], timeout_s: float, kept: bool = True) -> bool:
+    """Flush several within one `timeout_s`; True if all of them delivered everything. `kept`: what is on disk, too."""
     ends = time.monotonic() + timeout_s
     waiting = list(these)
     for one in waiting:
         if not one.closed:
             one.begin_flush()  # all of them at once, then wait for each
-    return all([one.flush(max(0.0, ends - time.monotonic())) for one in waiting])
+    return all([one.flush(max(0.0, ends - time.monotonic()), kept) for one in waiting])
 
 
 def close_all(these: Iterable[Delivering], timeout_s: float) -> bool:

@@ -72,7 +72,7 @@ class SentMetrics:
             self._flusher = self._beside(self.provider.force_flush)
         return self._flusher
 
-    def flush(self, timeout_s: float) -> bool:
+    def flush(self, timeout_s: float, kept: bool = True) -> bool:
         """Send the metrics as they are now; True if they were taken within `timeout_s`."""
         if self.closed:
             return self._pushes.well

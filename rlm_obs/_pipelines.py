@@ -32,7 +32,7 @@ class AtOnce(Pipeline):
     @staticmethod
     def _flush_all(span: ReadableSpan) -> None:
         if is_root(span) or is_score(span):
-            _ending.flush_all(_ending.every(), _ending.exit_timeout_s())
+            _ending.flush_all(_ending.every(), _ending.exit_timeout_s(), kept=False)
 
 
 def build_pipelines(

@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry import context
+from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
+
 from rlm_obs import _guard
 from rlm_obs._spool import Kept, Spool
 
@@ -43,14 +46,15 @@ class Resending:
         self._thread: threading.Thread | None = None
         self._due, self._failures = time.monotonic(), 0
         self._begun = self._ended = self._wanted = 0
-        self._stopped = False
+        self._stopped = self._elsewhere = False
 
     def start(self) -> None:
         """Have the thread running in this process."""
-        if self._thread is None and not self._stopped:
-            self._thread = threading.Thread(target=self._run, name="rlm_obs-spool", daemon=True)
-            with suppress(RuntimeError):  # at the end of the program no thread starts any more
-                self._thread.start()
+        with self._changed:
+            if self._thread is None and not self._stopped:
+                self._thread = threading.Thread(target=self._run, name="rlm_obs-spool", daemon=True)
+                with suppress(RuntimeError):  # at the end of the program no thread starts any more
+                    self._thread.start()
 
     def keep(self, spans: Sequence[ReadableSpan], down: bool = True) -> int:
         """Keep spans that could not be sent; returns how many are on the disk. `down`: nothing at all could be sent."""
@@ -60,6 +64,13 @@ class Resending:
             self._due = min(self._due, time.monotonic() + FIRST_S) if not self._failures else self._due
             self._changed.notify_all()
         return kept
+
+    def suspect(self) -> None:
+        """Take the receiver for one that is down until it has answered: a batch was lost with it, and no other is risked."""
+        self.down = True
+        with self._changed:
+            self._due = 0.0 if not self._failures else self._due
+            self._changed.notify_all()
 
     def flush(self, timeout_s: float) -> bool:
         """Try now to send what is kept; True if, within `timeout_s`, none is left."""
@@ -72,7 +83,7 @@ class Resending:
                 done = self._changed.wait_for(lambda: self._ended >= wanted, max(0.0, ends - time.monotonic()))  # noqa: B023
             if not done or self._failures or self._stopped:
                 return self.spool.holds()[0] == 0
-            time.sleep(0.02)  # another process has its turn
+            time.sleep(0.05)  # another process has its turn
         return True
 
     def close(self, timeout_s: float) -> None:
@@ -97,6 +108,7 @@ class Resending:
         self.spool.after_fork()
 
     def _run(self) -> None:
+        context.attach(context.set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))  # as in OpenTelemetry's own thread
         while True:
             with self._changed:
                 while not self._stopped and self._begun >= self._wanted and (left := self._due - time.monotonic()) > 0:
@@ -107,7 +119,9 @@ class Resending:
             well = _guard.guarded("spool", self._pass)
             with self._changed:
                 self._failures = 0 if well else self._failures + 1
-                pause = min(MOST_S, FIRST_S * 2.0 ** (self._failures - 1)) if self._failures else LOOK_S
+                pause = FIRST_S if self._elsewhere else LOOK_S
+                if self._failures:
+                    pause = min(MOST_S, FIRST_S * 2.0 ** min(self._failures - 1, 30))
                 self._due = time.monotonic() + pause * random.uniform(0.8, 1.2)  # noqa: S311
                 self._ended = self._begun
                 self._changed.notify_all()
@@ -115,12 +129,14 @@ class Resending:
     def _pass(self) -> bool:
         """Send what waits; False where the receiver does not take it now."""
         spool = self.spool
-        if not spool.folder.is_dir() or not spool.turn.take():
+        if not spool.folder.is_dir() and not self.down:
+            return True
+        self._elsewhere = spool.folder.is_dir() and not spool.turn.take()
+        if self._elsewhere:
             return True
         try:
             spool.recover(self._outlet.idempotent)
-            if not spool.holds()[0]:
-                self.down = False
+            if not spool.holds()[0] and not self.down:
                 return True
             if not self._outlet.awake():
                 self.down = True
@@ -156,4 +172,6 @@ class Resending:
         else:
             self.spool.done(claimed, len(spans) - taken - len(again), again)
         self._last = kept if again else None
-        return not again
+        lost = bool(spans) and not taken and not again
+        self.down = self.down or lost  # no other is risked before it has answered again
+        return not again and not lost

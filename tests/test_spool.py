@@ -23,7 +23,7 @@ from rlm_obs import _guard, _resending, _spool
 from rlm_obs._exporters import langfuse
 from rlm_obs._spool import Spool
 from rlm_obs.testing import SpanList, fake_openai
-from tests.exporters.receiver import Receiver, free_port, hang, receiving, reply, reset
+from tests.exporters.receiver import Receiver, free_port, hang, receiving, reply, reset, spans_of
 
 SECRET = "sk-lf-33334444"
 EXPORTERS = ["langfuse", "otlp"]
@@ -175,6 +175,65 @@ def test_what_may_have_arrived_or_is_refused_is_not_kept(exporter: str, answer: 
         with receiving(port=port) as receiver:
             assert rlm_obs.flush() is True
     assert receiver.spans == []
+
+
+@pytest.mark.parametrize("answer", [reply(500), reset, hang], ids=["500", "reset", "hang"])
+def test_a_receiver_that_counts_a_span_once(answer: Any, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Phoenix does: what may have arrived is kept and sent again."""
+    monkeypatch.setenv("PHOENIX_COLLECTOR_ENDPOINT", f"http://localhost:{port}")
+    with rlm_obs.instrument(exporters=["phoenix"]):
+        with receiving(answer, port=port):
+            ask(2)
+            assert rlm_obs.flush() is False
+            assert (about()["spooled"], about()["dropped"]) == (2, {})
+        with receiving(port=port) as receiver:
+            assert rlm_obs.flush() is True
+    assert len(receiver.spans) == 2
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("answer", [reply(500), reset, hang], ids=["500", "reset", "hang"])
+def test_one_batch_is_risked_and_no_other(exporter: str, answer: Any, port: int) -> None:
+    """After a loss the receiver is asked first: what comes meanwhile waits on the disk."""
+    with rlm_obs.instrument(exporters=[exporter]):
+        with receiving(answer, port=port):
+            ask(1)
+            assert rlm_obs.flush() is False
+            for _ in range(3):
+                ask(1)
+                rlm_obs.flush(0.01)
+            until(lambda: about()["spooled"] == 3)
+            assert about()["dropped"] == {"failed": 1}
+        with receiving(port=port) as receiver:
+            assert rlm_obs.flush(20) is True
+    assert len(receiver.spans) == 3
+
+
+def test_one_file_is_risked_and_no_other(port: int) -> None:
+    """A receiver that answers when it is asked, and hangs when it gets spans, costs one file at a time, after a while each."""
+    one = Spool(Path("kept"), "otlp", f"http://localhost:{port}/v1/traces", 10**7, 3600)
+    for name in ("a", "b", "c"):
+        one.put(made(name))
+        one.seal()
+
+    def faulty(request: Any, line: Any) -> None:
+        (reset if list(spans_of(request.body)) else reply())(request, line)
+
+    with receiving(faulty, port=port) as receiver:
+        tracer = rlm_obs.Tracer("t", exporters=["otlp"])
+        until(lambda: len(receiver.spans) == 1)
+        assert len(files()) >= 2
+        tracer.shutdown()
+
+
+def test_at_once_and_kept(port: int) -> None:
+    """`export="sync"`: while the receiver is down a call has kept its span on the disk when it returns, and asks nobody."""
+    with rlm_obs.instrument(exporters=["otlp"], settings={"export": "sync"}):
+        for number in range(3):
+            ask(1)
+            assert about()["spooled"] == number + 1
+        with receiving(port=port) as receiver:
+            until(lambda: len(receiver.spans) == 3)
 
 
 @pytest.mark.parametrize("answer", [hang, reply(503), reply(404)], ids=["hang", "503", "404"])

@@ -13,6 +13,7 @@ from rlm_obs._exporters._spelling import Spelling
 from rlm_obs.errors import ConfigError
 
 Headers = dict[str, str]
+SECRET = ("authorization", "x-api-key")
 
 
 def variable(*names: str) -> str | None:
@@ -48,6 +49,7 @@ class Preset:
     spelling: Spelling = _spelling.plainly
     more: Callable[[Headers], Headers] = _as_they_are
     key: str | None = None  # the variable without which nothing would be taken
+    idempotent: bool = False  # a span that comes twice is counted once: tried on the real one
 
     def url(self) -> str:
         """Return where spans go. Raises ConfigError for what is no http(s) address."""
@@ -56,6 +58,10 @@ class Preset:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(f"{self.address[0]}: give an address such as {self.default}")
         return said if said.endswith(self.path) else said + self.path
+
+    def told(self, headers: Headers) -> Headers:
+        """Return those of its headers that say where in the receiver spans go, such as a project; no key is among them."""
+        return {name: headers[name] for name in self.headers if name in headers and name.lower() not in SECRET}
 
     def said_headers(self) -> Headers:
         """Return the headers, of what is set. Raises ConfigError for a value that no header can have; it is not shown."""
@@ -78,6 +84,7 @@ PRESETS = {
         {"authorization": ("PHOENIX_API_KEY", "Bearer "), "x-project-name": ("PHOENIX_PROJECT_NAME",)},
         _spelling.openinference,
         _phoenix,
+        idempotent=True,
     ),
     "mlflow": Preset(
         ("MLFLOW_TRACKING_URI",),

@@ -54,18 +54,19 @@ class OtlpExporter(SpanExporter):
         else:
             _sending.need(_sending.HTTP, "opentelemetry-exporter-otlp-proto-http", "otlp", f"exporter {name!r}")
         headers = {} if preset is None else preset.said_headers()
+        told = {} if preset is None else preset.told(headers)
+        #: Where spans go, without a key: the address, and the project that a header names.
+        self.destination = " ".join([self.address, *(f"{name}={value}" for name, value in sorted(told.items()))])
+        #: Whether the receiver counts a span once that comes twice.
+        self.idempotent = preset is not None and preset.idempotent
         self._sender = _sending.Sender(
             name,
             self.address,
             functools.partial(_new_exporter, None if preset is None else url, headers),
             functools.partial(_advice, name=name),
             allowed=None if preset is None else {*OWN_HEADERS, *map(str.lower, headers)},
+            idempotent=self.idempotent,
         )
-
-    @property
-    def destination(self) -> str:
-        """Where spans go, without a key."""
-        return self.address
 
     @property
     def retried(self) -> int:
