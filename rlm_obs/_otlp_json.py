@@ -187,8 +187,8 @@ def _span(said: Mapping[str, Any], resource: Resource, scope: InstrumentationSco
         parent=_parent(said, context),
         resource=resource,
         attributes=_attributes(said),
-        events=_listed(map(_event, said.get("events", ())), said.get("droppedEventsCount")),
-        links=_listed(map(_link, said.get("links", ())), said.get("droppedLinksCount")),
+        events=listed(map(_event, said.get("events", ())), int(said.get("droppedEventsCount", 0))),
+        links=listed(map(_link, said.get("links", ())), int(said.get("droppedLinksCount", 0))),
         kind=SpanKind(max(int(said.get("kind", 0)) - 1, 0)),
         status=Status(code, status.get("message") if code is StatusCode.ERROR else None),
         start_time=_number(said.get("startTimeUnixNano")),
@@ -236,21 +236,25 @@ def _scope(scoped: Mapping[str, Any]) -> InstrumentationScope | None:
 
 
 def _attributes(said: Mapping[str, Any]) -> Mapping[str, Any]:
+    return counted(_pairs(said.get("attributes", ())), int(said.get("droppedAttributesCount", 0)))
+
+
+def counted(attributes: Mapping[str, Any], dropped: int) -> Mapping[str, Any]:
     """Return attributes as the SDK keeps them where some were dropped: it counts them there."""
-    pairs, dropped = _pairs(said.get("attributes", ())), int(said.get("droppedAttributesCount", 0))
     if not dropped:
-        return pairs
-    counted = BoundedAttributes(attributes=pairs)
-    counted.dropped = dropped
-    return counted
+        return attributes
+    kept = BoundedAttributes(attributes=attributes)
+    kept.dropped = dropped
+    return kept
 
 
-def _listed(some: Iterable[Any], dropped: int | None) -> Sequence[Any]:
+def listed(some: Iterable[Any], dropped: int) -> Sequence[Any]:
+    """Return events or links as the SDK keeps them where some were dropped."""
     if not dropped:
         return tuple(some)
-    counted = BoundedList.from_seq(None, some)
-    counted.dropped = int(dropped)
-    return counted
+    kept = BoundedList.from_seq(None, some)
+    kept.dropped = dropped
+    return kept
 
 
 def _pairs(said: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -103,8 +103,9 @@ plugin = Records()
 rlm_obs.register_plugin(plugin)
 capture = os.environ["CAPTURE"] == "yes"
 settings = {"redact": ["keys", "email", "card", "phone"], "redact_patterns": ["ACME-[0-9]{6}"]}
+otlp = rlm_obs.FileExporter("otlp.jsonl", format="otlp")
 on = rlm_obs.instrument(
-    exporters=["console", "file", "langfuse", Stock()], budget_usd=100, capture_content=capture, settings=settings)
+    exporters=["console", "file", "langfuse", Stock(), otlp], budget_usd=100, capture_content=capture, settings=settings)
 plain()
 asyncio.run(awaited())
 try:
@@ -177,7 +178,15 @@ def test_nothing_that_is_written_holds_a_secret(capture: str, sent: Any, tmp_pat
     assert ran.returncode == 0, ran.stderr.decode()
     assert calls == 2 * 7
     assert re.findall(r"^ended by (\w+)\r?$", ran.stdout.decode(), re.M) == ENDS * 2
-    assert written.keys() == {"stdout", "stderr", "langfuse", "rlm_obs.jsonl", "stock.json", "records.txt"}
+    assert written.keys() == {
+        "stdout",
+        "stderr",
+        "langfuse",
+        "rlm_obs.jsonl",
+        "otlp.jsonl",
+        "stock.json",
+        "records.txt",
+    }
     assert all(written[name] for name in written.keys() - {"stderr"})
     secrets = {**SECRETS, "a card in one piece": "4111111111111111", "a key of ours": "S3cr3t"}
     for where, content in written.items():
@@ -186,5 +195,5 @@ def test_nothing_that_is_written_holds_a_secret(capture: str, sent: Any, tmp_pat
     holding = {
         where for where, content in written.items() if ASKED.encode() in content and ANSWERED.encode() in content
     }
-    assert holding == ({"langfuse", "rlm_obs.jsonl", "stock.json"} if capture == "yes" else set())
+    assert holding == ({"langfuse", "rlm_obs.jsonl", "otlp.jsonl", "stock.json"} if capture == "yes" else set())
     assert b"[email]" in written["rlm_obs.jsonl"]  # of the arguments, if of nothing else

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import shutil
 import stat
 import sys
 import time
@@ -16,12 +17,18 @@ from rlm_obs._exporters._rotation import Rotation, lock
 LONGEST_WAIT_S = 2.0
 #: How often a file that was rotated away while it was being opened is opened anew.
 MOST_TRIES = 100
-#: What ends each piece of a gzip file: an empty member. Where it is missing, a crash has cut the last piece short.
-WHOLE = gzip.compress(b"", mtime=0)
+#: What ends each piece of a gzip file: an empty member. Where it is missing, a crash has cut the last piece short. Spelled
+#: out, since Python's own differs from version to version. Source: RFC 1952, section 2.3.
+WHOLE = bytes.fromhex("1f8b08000000000000ff 0300 00000000 00000000")
 
 
 class Stdout:
     """The standard output in a file's place: whatever `sys.stdout` is at the time."""
+
+    def check(self) -> str:
+        """Return what it is. Raises OSError where it is closed."""
+        self.append([])
+        return "the standard output is open"
 
     def append(self, lines: Sequence[bytes]) -> None:
         """Write the lines in one piece. Raises OSError where nobody reads them, or it is closed."""
@@ -47,6 +54,11 @@ class LineFile:
         self._zipped = path.suffix == ".gz"
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(_opened(path))
+
+    def check(self) -> str:
+        """Return where lines go and what room there is. Raises OSError where they cannot go there."""
+        os.close(_opened(self.path))
+        return f"{self.path} can be written, {shutil.disk_usage(self.path.parent).free / 1e9:.1f} GB are free"
 
     def append(self, lines: Sequence[bytes]) -> None:
         """Add lines, under the file's lock. Raises OSError where that cannot be: what was begun is taken back."""

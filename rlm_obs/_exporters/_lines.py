@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.trace import SpanKind
 
 from rlm_obs import _attributes, _otlp_json
-from rlm_obs._exporters._copying import copied
+from rlm_obs._exporters._copying import quiet
 from rlm_obs._exporters.base import error_type, is_score
 from rlm_obs._record import Record, Request
 
@@ -60,7 +60,7 @@ def record_line(span: ReadableSpan) -> bytes:
 
 def otlp_line(span: ReadableSpan) -> bytes:
     """Return a span as OTLP-JSON, but for the messages of its exceptions, which may hold prompts and keys."""
-    return _otlp_json.encode([copied(span, span.attributes or {}, error_type(span))])
+    return _otlp_json.encode([quiet(span, error_type(span))])
 
 
 #: How a span is written, by the name that `format=` takes.

@@ -77,6 +77,13 @@ class FileExporter(SpanExporter):
             return SpanExportResult.FAILURE
         return SpanExportResult.SUCCESS if len(lines) == len(spans) else SpanExportResult.FAILURE
 
+    def check(self) -> str:
+        """Return where lines go and what room there is. Raises ConfigError where they cannot go there any more."""
+        try:
+            return self._file.check()
+        except OSError as error:
+            raise ConfigError(f"{self.path} cannot be written ({error.strerror})") from None
+
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Answer True: what was exported is in the file."""
         return True

@@ -169,6 +169,19 @@ def test_following_half_lines(tmp_path: Path) -> None:
         until(tail, "x")
 
 
+def test_following_past_another_rotation(tmp_path: Path) -> None:
+    """A file that logrotate moves away is read to its end, and then the one that stands in its place."""
+    path = tmp_path / "calls.jsonl"
+    FileExporter(path).export(a_trace("one"))
+    with following(path) as tail:
+        until(tail, "one")
+        path.rename(tmp_path / "calls.jsonl.1")
+        FileExporter(tmp_path / "calls.jsonl.1").export(a_trace("two"))  # as by one who has it open still
+        until(tail, "two")
+        FileExporter(path).export(a_trace("three"))
+        until(tail, "three")
+
+
 def test_following_the_standard_input(tmp_path: Path) -> None:
     """With --follow a pipe is shown while it is open."""
     path = tmp_path / "calls.jsonl"

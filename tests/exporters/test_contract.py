@@ -38,6 +38,20 @@ class TestFile(ExporterContract):
         return sum(1 for _ in rlm_obs.read_records(self.path)) if self.path.exists() else 0
 
 
+class TestOtlpFile(TestFile):
+    """OTLP-JSON in a file that is gzipped, and begun anew for each batch."""
+
+    @pytest.fixture(autouse=True)
+    def _file(self, tmp_path: Path) -> None:
+        self.path = tmp_path / "calls.jsonl.gz"
+
+    def make_exporter(self) -> SpanExporter:
+        return rlm_obs.FileExporter(self.path, format="otlp", max_bytes=1, fsync=True)
+
+    def arrived(self) -> int:
+        return sum(1 for path in self.path.parent.glob("calls*.gz") for _ in rlm_obs.read_records(path))
+
+
 class TestConsole(ExporterContract):
     """The tree on a console."""
 

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from rlm_obs import _attributes, _otlp_json
@@ -125,6 +125,37 @@ def test_otlp_lines(path: Path) -> None:
         assert dict(one.attributes or {}) == dict(written_one.attributes or {})
     assert b"sk-secret" not in path.read_bytes()
     assert read[1][0].status.description == "ValueError"
+
+
+def test_otlp_lines_keep_what_records_cannot(path: Path) -> None:
+    """An OTLP line keeps events, links and the counts of what the SDK's limits have dropped, also of a span that failed."""
+    provider = TracerProvider(span_limits=SpanLimits(max_span_attributes=2, max_events=1, max_links=1))
+    other = trace.Link(trace.SpanContext(7, 8, True), {"why": "retry"})
+    span = provider.get_tracer("t", "1").start_span("work", links=[other, other])
+    span.set_attributes({"a": (1, 2), "b": "x", "c": 0.1})
+    span.add_event("one", {"n": 1}, 5)
+    span.record_exception(ValueError("sk-secret"), {"n": 2}, 6)
+    span.set_status(trace.StatusCode.ERROR, "sk-secret")
+    FileExporter(path, format="otlp").export([ended(span)])
+    (read,) = _otlp_json.decode(path.read_bytes())
+    assert (read.dropped_attributes, read.dropped_events, read.dropped_links) == (1, 1, 1)
+    assert [(k.context.span_id, dict(k.attributes or {})) for k in read.links] == [(8, {"why": "retry"})]
+    ((name, at, said),) = [(e.name, e.timestamp, dict(e.attributes or {})) for e in read.events]
+    assert (name, at, said["exception.type"], said["n"]) == ("exception", 6, "ValueError", 2)
+    assert read.instrumentation_scope == span.instrumentation_scope  # type: ignore[attr-defined]
+    assert b"sk-secret" not in path.read_bytes()
+
+
+def test_check(path: Path) -> None:
+    """`check`, which `rlm-obs doctor` asks, says where lines go and what room there is, or why they cannot; it writes none."""
+    exporter = FileExporter(path)
+    assert str(path) in exporter.check() and "GB are free" in exporter.check()
+    assert path.read_bytes() == b""
+    assert FileExporter("-").check() == "the standard output is open"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ConfigError, match="Is a directory"):
+        exporter.check()
 
 
 def test_a_format_that_is_not_there(path: Path) -> None:

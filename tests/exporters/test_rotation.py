@@ -148,6 +148,14 @@ def test_written_as_gzip(tmp_path: Path) -> None:
     assert numbers(*files) == [*range(20)]
 
 
+def test_the_end_of_a_piece_of_gzip(tmp_path: Path) -> None:
+    """What ends each piece is an empty member of gzip, the same in every Python."""
+    assert gzip.decompress(_appending.WHOLE) == b"" and len(_appending.WHOLE) == 20
+    path = tmp_path / "calls.jsonl.gz"
+    FileExporter(path).export([call()])
+    assert path.read_bytes().endswith(_appending.WHOLE)
+
+
 def test_gzip_cut_short(tmp_path: Path) -> None:
     """Cut anywhere, a gzip file keeps its whole lines readable, the cut one is counted; the next writer begins a new file."""
     path = tmp_path / "calls.jsonl.gz"
