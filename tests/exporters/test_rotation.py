@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,6 +121,39 @@ def test_old_files_are_gzipped(path: Path) -> None:
     assert numbers(*olds(path), path) == [0, 1, 2]
     assert gzip.decompress(olds(path)[0].read_bytes()).endswith(b"}\n")
     assert all(old.stat().st_mode & 0o777 == 0o600 for old in olds(path)) or sys.platform == "win32"
+
+
+def test_a_file_that_is_rotated_while_we_wait_for_it(path: Path) -> None:
+    """A line that waits for the file's lock goes into the new file, not into one that was rotated away meanwhile."""
+    fcntl = pytest.importorskip("fcntl")
+    exporter = FileExporter(path)
+    exporter.export([call(number=1)])
+    with path.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        waiting = threading.Thread(target=exporter.export, args=([call(number=2)],))
+        waiting.start()
+        time.sleep(0.3)
+        path.rename(path.with_suffix(".old"))
+    waiting.join()
+    assert (numbers(path.with_suffix(".old")), numbers(path)) == ([1], [2])
+
+
+def test_an_old_file_that_another_process_gzips(path: Path) -> None:
+    """Of two processes that would gzip one old file, one does; the other leaves it alone."""
+    fcntl = pytest.importorskip("fcntl")
+    FileExporter(path, max_bytes=1).export([call(number=0), call(number=1)])
+    (old,) = olds(path)
+    exporter = FileExporter(path, max_bytes=1, compress=True)
+    with old.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        exporter.export([call(number=2)])
+        exporter.shutdown()
+        assert [one.suffix for one in olds(path)] == [".jsonl", ".gz"]
+        assert not list(path.parent.glob("*.part"))
+    exporter.export([call(number=3)])
+    exporter.shutdown()
+    assert [one.suffix for one in olds(path)] == [".gz"] * 3
+    assert numbers(*olds(path), path) == [0, 1, 2, 3]
 
 
 def test_a_gzip_that_was_not_finished(path: Path) -> None:
