@@ -1,4 +1,4 @@
-"""Sends one run to real receivers, reads it back and compares it with the ledger: `make receivers`.
+"""Sends one run to real receivers, at once and later from files, reads it back and compares it: `make receivers`.
 
 Each receiver is installed into an environment of its own beside `.venv`, and runs on loopback while it is asked.
 """
@@ -59,15 +59,26 @@ RECEIVERS = {
 }
 
 
+#: The files that the run is kept in, and how exactly each keeps times, in nanoseconds.
+FILES = {"records.jsonl": 2000, "otlp.jsonl": 0}
+
+
 def main(names: list[str]) -> int:
     """Try the receivers by name, or all of them; returns how many show anything else than the ledger."""
     wrong = 0
     for name in names or RECEIVERS:
         receiver = RECEIVERS[name]
-        bin_ = installed(name, receiver.package)
-        with tempfile.TemporaryDirectory() as folder, started(receiver, bin_, Path(folder)) as url:
-            sent = run(receiver.exporter, {receiver.point: url})
-            found = compared(receiver, sent, awaited(receiver, url, Path(folder), sent))
+        bin_, found = installed(name, receiver.package), []
+        with tempfile.TemporaryDirectory() as kept:
+            with tempfile.TemporaryDirectory() as folder, started(receiver, bin_, Path(folder)) as url:
+                sent = run(receiver.exporter, {receiver.point: url}, Path(kept))
+                found += compared(sent, awaited(receiver, url, Path(folder), sent), receiver.clock_ns)
+            for file, clock_ns in FILES.items():
+                with tempfile.TemporaryDirectory() as folder, started(receiver, bin_, Path(folder)) as url:
+                    for _ in range(2):  # what comes twice is stored once
+                        send_later(Path(kept) / file, receiver, url)
+                    seen = awaited(receiver, url, Path(folder), sent)
+                    found += [f"{file}: {one}" for one in compared(sent, seen, receiver.clock_ns + clock_ns)]
         version = subprocess.check_output(
             [bin_ / "python", "-c", f"import importlib.metadata as m; print(m.version({receiver.package!r}))"],
             text=True,
@@ -127,7 +138,14 @@ def awaited(receiver: Receiver, url: str, folder: Path, sent: Mapping[str, Seen]
         time.sleep(0.5)
 
 
-def compared(receiver: Receiver, sent: Mapping[str, Seen], seen: Mapping[str, Seen]) -> list[str]:
+def send_later(file: Path, receiver: Receiver, url: str) -> None:
+    """Send a file of the run by `rlm-obs send`."""
+    own = {**os.environ, receiver.point: url, "NO_PROXY": "*"}
+    program = Path(sys.executable).parent / "rlm-obs"
+    subprocess.check_call([program, "send", file, "--to", receiver.exporter], env=own, stdout=subprocess.DEVNULL)
+
+
+def compared(sent: Mapping[str, Seen], seen: Mapping[str, Seen], clock_ns: int) -> list[str]:
     """Return what differs, span by span."""
     found = [f"{sent[one].name} is missing" for one in sent.keys() - seen.keys()]
     found += [f"{seen[one].name} was never sent" for one in seen.keys() - sent.keys()]
@@ -139,7 +157,7 @@ def compared(receiver: Receiver, sent: Mapping[str, Seen], seen: Mapping[str, Se
         if (ours.cost is None) != (theirs.cost is None) or abs((ours.cost or 0) - (theirs.cost or 0)) > EXACT:
             found.append(f"{ours.name}: cost is {theirs.cost}, not {ours.cost}")
         for what in ("start", "end"):
-            if abs(getattr(ours, what) - getattr(theirs, what)) > receiver.clock_ns:
+            if abs(getattr(ours, what) - getattr(theirs, what)) > clock_ns:
                 found.append(f"{ours.name}: {what} differs by {getattr(theirs, what) - getattr(ours, what)} ns")
     return found
 

@@ -64,9 +64,11 @@ def from_oteltap(url: str, folder: Path) -> dict[str, Seen]:
 def from_phoenix(url: str, folder: Path) -> dict[str, Seen]:
     """Ask Phoenix for the spans of its default project."""
     spans = (get(f"{url}/v1/projects/default/spans?limit=100") or {"data": []})["data"]
-    return {
-        span["context"]["span_id"]: Seen(
-            span["name"],
+    found: dict[str, Seen] = {}
+    for span in spans:
+        once = span["context"]["span_id"] not in found
+        found[span["context"]["span_id"]] = Seen(
+            span["name"] if once else f"{span['name']} (twice)",
             span["parent_id"],
             _ns(span["start_time"]),
             _ns(span["end_time"]),
@@ -74,8 +76,7 @@ def from_phoenix(url: str, folder: Path) -> dict[str, Seen]:
             span["attributes"].get("llm.token_count.completion"),
             span["attributes"].get("llm.cost.total"),
         )
-        for span in spans
-    }
+    return found
 
 
 def from_mlflow(url: str, folder: Path) -> dict[str, Seen]:
@@ -89,8 +90,9 @@ def from_mlflow(url: str, folder: Path) -> dict[str, Seen]:
         for span in whole["trace"]["spans"] if whole else []:
             said = {one["key"]: _value(one["value"]) for one in span["attributes"]}
             usage, cost = said.get("mlflow.chat.tokenUsage") or {}, said.get("mlflow.llm.cost") or {}
-            spans[base64.b64decode(span["span_id"]).hex()] = Seen(
-                span["name"],
+            span_id = base64.b64decode(span["span_id"]).hex()
+            spans[span_id] = Seen(
+                span["name"] if span_id not in spans else f"{span['name']} (twice)",
                 base64.b64decode(span.get("parent_span_id", "")).hex() or None,
                 int(span["start_time_unix_nano"]),
                 int(span["end_time_unix_nano"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -28,8 +29,8 @@ USAGE = {
 HELLO: list[Any] = [{"role": "user", "content": "hello"}]
 
 
-def run(exporter: str, variables: Mapping[str, str]) -> dict[str, Seen]:
-    """Make the run, deliver it to `exporter`, and return each span as the ledger has it, by its id."""
+def run(exporter: str, variables: Mapping[str, str], folder: Path) -> dict[str, Seen]:
+    """Make the run, deliver it to `exporter` and to files, and return each span as the ledger has it, by its id."""
     os.environ.update(variables, NO_PROXY="*")
     kept = SpanList()
 
@@ -40,7 +41,11 @@ def run(exporter: str, variables: Mapping[str, str]) -> dict[str, Seen]:
 
     with fake_openai(answer) as model, openai.OpenAI(api_key="k", base_url=model.base_url, max_retries=0) as client:
         settings = {"prices": PRICES, "capture_content": True}
-        running = rlm_obs.instrument(exporters=[kept, exporter], settings=settings)
+        files = [
+            rlm_obs.FileExporter(folder / "records.jsonl"),
+            rlm_obs.FileExporter(folder / "otlp.jsonl", format="otlp"),
+        ]
+        running = rlm_obs.instrument(exporters=[kept, exporter, *files], settings=settings)
         assert running.tracer is not None
         who = rlm_obs.context(user_id="u-17", session_id="s-4", tags=["beta"], metadata={"build": 7})
         with who, running.tracer.span("answer"):
