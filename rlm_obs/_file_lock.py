@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 BINARY = getattr(os, "O_BINARY", 0)
@@ -43,6 +45,20 @@ class FileLock:
         if self._file is not None:
             file, self._file = self._file, None
             os.close(file)
+
+
+@contextmanager
+def locked(file: int, longest_s: float) -> Iterator[bool]:
+    """Hold the lock of an open file, or go on without it (False): where there are none, or it is not to be had in time."""
+    until, held = time.monotonic() + longest_s, False
+    with suppress(OSError):
+        while not (held := lock(file)) and time.monotonic() < until:
+            time.sleep(0.002)
+    try:
+        yield held
+    finally:
+        if held:
+            unlock(file)
 
 
 if sys.platform == "win32":

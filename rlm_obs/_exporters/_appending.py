@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from rlm_obs._exporters._rotation import Rotation, lock
+from rlm_obs._exporters._rotation import Rotation
+from rlm_obs._file_lock import BINARY, locked
 
 LONGEST_WAIT_S = 2.0
 #: How often a file that was rotated away while it was being opened is opened anew.
@@ -107,7 +108,7 @@ class LineFile:
 
 
 def _opened(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
+    return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | BINARY, 0o600)
 
 
 def _stands_at(path: Path, file: int) -> bool:
@@ -132,28 +133,7 @@ def _alone_in(path: Path) -> Iterator[tuple[int, bool]]:
     """Open a file and hold its lock; False where there is no holding it."""
     file = _opened(path)
     try:
-        with _locked(file) as alone:
+        with locked(file, LONGEST_WAIT_S) as alone:
             yield file, alone
     finally:
         os.close(file)
-
-
-@contextmanager
-def _locked(file: int) -> Iterator[bool]:
-    """Hold the file's lock, or go on without it (False) where there is none, or another process sits on it."""
-    until, held = time.monotonic() + LONGEST_WAIT_S, False
-    while not held:
-        try:
-            lock(file, True)
-            held = True
-        except BlockingIOError:
-            if time.monotonic() > until:
-                break
-            time.sleep(0.002)
-        except OSError:  # a file system without locks
-            break
-    try:
-        yield held
-    finally:
-        if held:
-            lock(file, False)

@@ -18,9 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rlm_obs import _guard
+from rlm_obs._file_lock import locked
 
 STAMP = "%Y%m%dT%H%M%S.%fZ"
 STAMPED = r"\d{8}T\d{6}\.\d{6}Z"
+#: How long a file that is to be zipped is waited for, since who has just written to it may have it open still, in seconds.
+LONGEST_WAIT_S = 2.0
 #: How long the end of the program waits for a file that is being zipped, in seconds; the next run takes it up again.
 LONGEST_PACKING_S = 2.0
 
@@ -119,8 +122,9 @@ def _packed(old: Path) -> bool:
     """Zip one old file, unless another process is at it; False where it stays as it is."""
     target, part = old.with_name(f"{old.name}.gz"), _part(old)
     try:
-        with open(old, "rb") as source:
-            lock(source.fileno(), True)
+        with open(old, "rb") as source, locked(source.fileno(), LONGEST_WAIT_S) as alone:
+            if not alone:
+                return False  # another process is at it, or the file system has no locks
             with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as raw:
                 with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed:
                     shutil.copyfileobj(source, packed)
@@ -131,30 +135,10 @@ def _packed(old: Path) -> bool:
                 old.unlink()
         old.unlink(missing_ok=True)
         return True
-    except (FileNotFoundError, BlockingIOError):
-        return False  # another process has done it, or is at it
+    except FileNotFoundError:
+        return False  # another process has done it
     except OSError as error:
         with suppress(OSError):
             part.unlink(missing_ok=True)
         _guard.say_once(f"gzip {old.parent}", "cannot gzip %s (%s): it stays as it is", old, error.strerror)
         return False
-
-
-if sys.platform == "win32":
-
-    def lock(file: int, take: bool) -> None:
-        import msvcrt
-
-        os.lseek(file, 2**31 - 2, os.SEEK_SET)  # a byte that readers do not want: locks bind them too
-        try:
-            msvcrt.locking(file, msvcrt.LK_NBLCK if take else msvcrt.LK_UNLCK, 1)
-        except PermissionError as error:
-            raise BlockingIOError(*error.args) from None
-
-else:
-
-    def lock(file: int, take: bool) -> None:
-        """Take the lock of an open file, or give it back. Raises BlockingIOError where another has it."""
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB if take else fcntl.LOCK_UN)

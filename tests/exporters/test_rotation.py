@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 
 import rlm_obs
 from rlm_obs import ConfigError, FileExporter, read_records
-from rlm_obs._exporters import _appending
+from rlm_obs._exporters import _appending, _rotation
 from rlm_obs._exporters._made_back import spans_of
 from rlm_obs._exporters._reading import Reader, pieces
 from rlm_obs._exporters._rotation import old_files
@@ -34,6 +34,11 @@ SUCCESS, FAILURE = SpanExportResult.SUCCESS, SpanExportResult.FAILURE
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "calls.jsonl"
+
+
+@pytest.fixture(autouse=True)
+def _a_busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_rotation, "LONGEST_PACKING_S", 60)
 
 
 def numbers(*paths: Path) -> list[int]:
@@ -154,6 +159,20 @@ def test_an_old_file_that_another_process_gzips(path: Path) -> None:
     exporter.shutdown()
     assert [one.suffix for one in olds(path)] == [".gz"] * 3
     assert numbers(*olds(path), path) == [0, 1, 2, 3]
+
+
+def test_an_old_file_that_is_open_still(path: Path) -> None:
+    """A process that has just written to a file may hold it for a moment when it is old: it is gzipped then all the same."""
+    fcntl = pytest.importorskip("fcntl")
+    FileExporter(path, max_bytes=1).export([call(number=0), call(number=1)])
+    (old,) = olds(path)
+    exporter = FileExporter(path, max_bytes=1, compress=True)
+    with old.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        exporter.export([call(number=2)])
+        time.sleep(0.3)
+    exporter.shutdown()
+    assert [one.suffix for one in olds(path)] == [".gz", ".gz"]
 
 
 def test_a_gzip_that_was_not_finished(path: Path) -> None:
