@@ -1,11 +1,13 @@
 """Sends one run to real receivers, at once and later from files, reads it back and compares it: `make receivers`.
 
 Each receiver is installed into an environment of its own beside `.venv`, and runs on loopback while it is asked.
+`make receivers RECEIVERS='--pictures=docs/images phoenix mlflow'` takes the pictures of the docs, with a chromium that is installed.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.receivers.pictures import PAGES, take
 from tests.receivers.reading import Seen, from_mlflow, from_oteltap, from_phoenix, get
 from tests.receivers.run import run
 
@@ -38,7 +41,13 @@ class Receiver:
     clock_ns: int = 0
 
 
-PORT = 47310
+def free_port() -> int:
+    """Return a port that nobody has; the next one, which Phoenix takes for gRPC, is as good as free."""
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        return int(one.getsockname()[1])
+
+
+PORT = free_port()
 RECEIVERS = {
     "oteltap": Receiver(
         "oteltap", ("oteltap", "--port", str(PORT)), {}, "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT", "", from_oteltap
@@ -63,8 +72,11 @@ RECEIVERS = {
 FILES = {"records.jsonl": 2000, "otlp.jsonl": 0}
 
 
-def main(names: list[str]) -> int:
-    """Try the receivers by name, or all of them; returns how many show anything else than the ledger."""
+def main(names: list[str], pictures: Path | None = None) -> int:
+    """Try the receivers by name, or all of them; returns how many show anything else than the ledger.
+
+    With `pictures`, a folder, the page of the trace is taken there, of those that have one.
+    """
     wrong = 0
     for name in names or RECEIVERS:
         receiver = RECEIVERS[name]
@@ -73,6 +85,8 @@ def main(names: list[str]) -> int:
             with tempfile.TemporaryDirectory() as folder, started(receiver, bin_, Path(folder)) as url:
                 sent = run(receiver.exporter, {receiver.point: url}, Path(kept))
                 found += compared(sent, awaited(receiver, url, Path(folder), sent), receiver.clock_ns)
+                if pictures is not None and name in PAGES:
+                    take(PAGES[name](url), pictures / f"{name}.png")
             for file, clock_ns in FILES.items():
                 with tempfile.TemporaryDirectory() as folder, started(receiver, bin_, Path(folder)) as url:
                     for _ in range(2):  # what comes twice is stored once
@@ -163,4 +177,5 @@ def compared(sent: Mapping[str, Seen], seen: Mapping[str, Seen], clock_ns: int) 
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    folders = [Path(one.removeprefix("--pictures=")) for one in sys.argv[1:] if one.startswith("--pictures=")]
+    raise SystemExit(main([one for one in sys.argv[1:] if not one.startswith("--")], *folders))
