@@ -15,7 +15,8 @@ from rlm_obs._budgets.desk import desk
 from rlm_obs._budgets.line import Waiting
 from rlm_obs._budgets.seen import seen
 from rlm_obs._pricing.dearest import likely_usage
-from rlm_obs._record import EXACT, Record, Request, Usage
+from rlm_obs._record import EXACT, Request, Usage
+from rlm_obs._report import Ended
 from rlm_obs._tracker import MILLION, CostTracker
 from rlm_obs.errors import BudgetExceeded, UnknownPrice
 
@@ -34,8 +35,11 @@ class Needs:
     fingerprint: Callable[[], int | None] = lambda: None
 
 
+NOTHING = Needs(None)
+
+
 class Admission:
-    """`switched_model? -> ask -> granted? -> settle | release`, of one call in all budgets that it falls under."""
+    """`enter -> ask -> granted? -> settle | release`, of one call in all budgets that it falls under."""
 
     __slots__ = (
         "_accounts",
@@ -58,14 +62,13 @@ class Admission:
 
     # -- before the call ---------------------------------------------------------------------------------------------
 
-    def guard(self) -> None:
-        """Let the call pass the guards against runaways, or raise Runaway."""
-        for tracker in self.trackers:
-            tracker.admit(self.request, self._needs.fingerprint)
-
-    def switched_model(self) -> Request | None:
-        """Return the request with the cheaper model of a budget that runs low (`on_low`); None where its own holds."""
+    def enter(self) -> Request | None:
+        """Let the call pass the guards against runaways, or raise Runaway; returns the request with the cheaper model of a
+        budget that runs low (`on_low`), None where its own holds."""
         asked = self.request
+        for tracker in self.trackers:
+            if tracker.guards.on:
+                tracker.guards.admit(None if tracker.guards.max_repeats is None else self._needs.fingerprint())
         for tracker in self.trackers:
             if tracker.on_low is not None and self.request.model is not None:
                 model = _guard.guarded("on_low", tracker.cheaper, self.request)
@@ -75,13 +78,13 @@ class Admission:
 
     def ask(self) -> Waiting | None:
         """Hold what the call may cost; None: go on. A `Waiting` is to be waited for. Raises CallRefused and kin."""
-        need = self._need()
-        if need is None:
+        if not self._limited:
             return None
+        need, may_wait = self._need(), self._needs.awaits or not in_event_loop()
         label = self.request.model or self.request.operation
         while True:
             try:
-                asked = desk.ask(need, self._accounts, label, may_wait=self._may_wait(), renew=self._renewed)
+                asked = desk.ask(need, self._accounts, label, may_wait=may_wait, renew=self._renewed)
             except BudgetExceeded as refusal:
                 if not self._raised(refusal):
                     raise
@@ -125,13 +128,8 @@ class Admission:
             return None
         return self.hold.tokens // (1 if self.bound is None else self.bound.choices)
 
-    def _may_wait(self) -> bool:
-        return self._needs.awaits or not in_event_loop()
-
-    def _need(self) -> Need | None:
-        """Return what the call may cost at most; None where no budget is in force and nothing needs to be known."""
-        if not self._limited:
-            return None
+    def _need(self) -> Need:
+        """Return what the call may cost at most."""
         if self._needs.bound is None:
             return Need(NONE, NONE)
         bound = self.bound = _guard.guarded("bound", self._needs.bound, self.request)
@@ -190,27 +188,29 @@ class Admission:
             return self._needs.bound(self.request)
         return self.bound
 
-    def release(self, record: Record, operations: tuple[str, ...]) -> None:
+    def release(self, call: Ended, operations: tuple[str, ...]) -> None:
         """Return the hold of a call that was never sent, and count it as refused."""
         if self.hold is not None:
             desk.release(self.hold)
         for tracker in self.trackers:
-            _guard.held_back("budget", tracker.book, record, NONE, operations)
+            _guard.held_back("budget", tracker.book, call, NONE, operations)
 
-    def settle(self, record: Record, charge: Decimal, streamed_tokens: int, operations: tuple[str, ...]) -> None:
+    def settle(self, call: Ended, charge: Decimal, streamed_tokens: int, operations: tuple[str, ...]) -> None:
         """Replace the hold with what the call cost its budgets, and enter it in their books."""
-        tokens = self._tokens_used(record, streamed_tokens)
+        tokens = self._tokens_used(call, streamed_tokens)
         if self.hold is not None:
             desk.settle(self.hold, charge, tokens)
         else:
             desk.spend(self._accounts, charge, tokens)
         for tracker, accounts in zip(self.trackers, self._shares, strict=True):
-            _guard.held_back("budget", tracker.book, record, charge, operations, accounts, tokens)
-        if record.cost is not None and record.status == "ok":
+            _guard.held_back("budget", tracker.book, call, charge, operations, accounts, tokens)
+        if call.cost is not None and call.status == "ok":
             seen.add(self.request.model, self.request.operation, charge)
 
-    def settle_anyhow(self) -> None:
-        """Settle a hold that is still open at what was held: whatever of ours has failed, no hold outlives its call."""
+    def close(self) -> None:
+        """Let go of the request, and settle a hold that is still open at what was held: whatever of ours has failed, no
+        hold outlives its call."""
+        self._needs = NOTHING
         if self.hold is not None and not self.hold.settled:
             _guard.guarded("budget", desk.settle, self.hold, self.hold.amount)
 
@@ -232,12 +232,12 @@ class Admission:
     def _holds_the_unseen(self) -> bool:
         return any([t.unseen_usage == "hold" for t in self.trackers])
 
-    def _tokens_used(self, record: Record, streamed_tokens: int) -> int:
+    def _tokens_used(self, call: Ended, streamed_tokens: int) -> int:
         """Return the input and output of a call; where it does not say, what was seen of it, or what was held."""
-        usage, bound = record.usage, self.bound
+        usage, bound = call.usage, self.bound
         if usage is not None and (usage.input_tokens is not None or usage.output_tokens is not None):
             return (usage.input_tokens or 0) + (usage.output_tokens or 0)
-        if bound is None or (record.cost is not None and not record.cost.total and record.cost.exact):
+        if bound is None or (call.cost is not None and not call.cost.total and call.cost.exact):
             return 0  # it was not answered, or its answer counts no tokens
         if self._holds_the_unseen():
             return bound.input_tokens + bound.output_tokens

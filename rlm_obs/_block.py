@@ -41,8 +41,8 @@ class Block:
 
     def suspend(self, token: Token[otel.Context]) -> None:
         """Keep the context as the code has left it (perhaps inside a span of its own): its next step goes on in it."""
-        self.context = otel.get_current()
-        otel.detach(token)
+        self.context = _scope.get_current()
+        _scope.detach(token)
 
     def end(self, error: BaseException | None = None) -> None:
         """End it, once. A finaliser may run inside any lock, so there the work is left to a thread, the time is not."""

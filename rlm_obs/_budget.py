@@ -18,8 +18,8 @@ from rlm_obs._budgets.desk import desk
 from rlm_obs._budgets.runaway import Guards
 from rlm_obs._budgets.store import Store
 from rlm_obs._plugins import loaded
-from rlm_obs._record import Record, Request, dollars
-from rlm_obs._report import Tally
+from rlm_obs._record import Request, dollars
+from rlm_obs._report import Ended, Tally
 from rlm_obs.errors import BudgetExceeded, ConfigError
 
 Receiver = str | Callable[[Alert], object]
@@ -45,7 +45,7 @@ class Budget:
     ) -> None:
         self.name, self.thresholds = name, thresholds
         self.alert_threshold = thresholds[0]
-        self._book, self._guards, self._per = book, guards, per
+        self._book, self.guards, self._per = book, guards, per
         self._alert_from = min(Decimal(str(self.alert_threshold)), alerts.PACE_FROM)
         self._plain = book.accounts() if book.window is None and per is None else None
         self._tally, self._tally_of = Tally(), book.turn().name
@@ -57,11 +57,6 @@ class Budget:
         """Return the accounts in which a call is held and settled."""
         return self._plain or self._book.accounts(self._key_of(request) or "")
 
-    def admit(self, request: Request, fingerprint: Callable[[], int | None]) -> None:
-        """Let a call pass the guards against runaways, or raise Runaway."""
-        if self._guards.on:
-            self._guards.admit(None if self._guards.max_repeats is None else fingerprint())
-
     def cheaper(self, request: Request) -> str | None:
         """Return the model that a call gets instead of its own, from the first threshold on; None: its own."""
         if self.on_low is None or not any(self._is_low(a) for a in self.accounts(request)):
@@ -70,20 +65,20 @@ class Budget:
 
     def book(
         self,
-        record: Record,
+        call: Ended,
         charge: Decimal,
-        operations: Iterable[str],
+        operations: tuple[str, ...],
         accounts: tuple[Account, ...] = (),
         tokens: int = 0,
     ) -> None:
-        """Enter a finished call: `charge` is what it costs this budget, also where the record's own cost is unknown."""
-        key = next((a.key for a in accounts), "") if self._per is not None else None
-        with self._lock:
-            self._tally_now().add(record, charge, tokens, operations, key)
-        if record.status == "refused":
+        """Enter a finished call: `charge` is what it costs this budget, also where the call's own cost is unknown."""
+        key = None if self._per is None else accounts[0].key if accounts else ""
+        tally = self._tally if self._book.window is None else self._tally_now()
+        tally.enter(call, charge, tokens, operations, key)
+        if call.status == "refused":
             return
-        if self._guards.on:
-            self._guards.spend(charge)
+        if self.guards.on:
+            self.guards.spend(charge)
         for account in accounts:
             if account.limit and account.spent >= times(account.limit, self._alert_from):
                 self._alert_if_due(account)
@@ -135,8 +130,10 @@ class Budget:
     def _tally_now(self) -> Tally:
         name = self._book.turn().name
         if name != self._tally_of:
-            self._tally, self._tally_of = Tally(), name
-            self._alerted.clear()
+            with self._lock:
+                if name != self._tally_of:
+                    self._tally, self._tally_of = Tally(), name
+                    self._alerted.clear()
         return self._tally
 
     def _refresh(self, accounts: Iterable[Account]) -> None:
@@ -214,6 +211,7 @@ def _after_fork() -> None:
     """In a forked child: the parent's calls in flight are not the child's, and no lock is held."""
     for budget in list(_budgets):
         budget._lock = threading.Lock()
+        budget._tally.after_fork()
         budget._book.after_fork()
 
 

@@ -24,6 +24,7 @@ from rlm_obs._budgets.account import NONE, Hold
 from rlm_obs._budgets.line import Waiting
 from rlm_obs._callspan import CallSpan
 from rlm_obs._content import recorded
+from rlm_obs._hookspecs import is_asleep
 from rlm_obs._pricing.dearest import likely_usage
 from rlm_obs._record import Cost, Record, Request, Usage
 from rlm_obs._record import Status as CallStatus
@@ -77,19 +78,24 @@ class Call:
         "_began",
         "_budget",
         "_content",
+        "_duration_s",
         "_first_chunk_s",
+        "_number",
         "_operations",
         "_plugins",
         "_price",
         "_process",
+        "_record",
         "_span",
         "_started_at",
         "_tracer",
         "_waited_s",
         "answer",
+        "cost",
         "ended",
-        "record",
+        "error",
         "request",
+        "status",
         "switched_from",
     )
 
@@ -110,8 +116,11 @@ class Call:
         self._plugins, self._price, self._content = plugins, price, content
         self._budget = Admission(request, needs, trackers, most)
         self.answer = Answer(request.provider, request.endpoint, captures=content is not None)
-        self.record: Record | None = None
         self.ended = False
+        self.status: CallStatus | None = None  # None: it goes on
+        self.error: str | None = None
+        self.cost: Cost | None = None
+        self._record: Record | None = None
         self.switched_from: str | None = None
         self._span: Span | None = None
         self._first_chunk_s: float | None = None
@@ -129,8 +138,7 @@ class Call:
         """
         self._plugins.notify("call_starting", request=self.request)
         budget = self._budget
-        budget.guard()
-        switched = budget.switched_model()
+        switched = budget.enter()
         if switched is not None:
             self.switched_from, self.request = self.request.model, switched
         return budget.ask()
@@ -221,29 +229,32 @@ class Call:
             self.ended = True
         if self._process is not _prefix:
             return  # a forked child inherited the call; its parent ends it
-        duration_s = time.perf_counter() - self._began - self._waited_s
-        _guard.held_back("call", self._conclude, status, error, duration_s)
-        self._budget.settle_anyhow()
-        self._content = None
+        self._duration_s = time.perf_counter() - self._began - self._waited_s
+        self.error, self._number = error, next(_numbers)
+        _guard.held_back("call", self._conclude, status)
+        self._budget.close()
+        self._content = self.answer.content = None
 
-    def _conclude(self, status: CallStatus, error: str | None, duration_s: float) -> None:
-        cost = None if status == "refused" else _guard.held_back("price", self._cost, status, error, duration_s)
+    def _conclude(self, status: CallStatus) -> None:
         if status == "refused":
-            cost = Cost(total=NONE, source="not sent")
+            self.cost = Cost(total=NONE, source="not sent")
             self.start()  # a refused call is a span too, so that a trace shows why it stopped
-        record = self.record = self._record(status, error, duration_s, cost)
-        self._settle(record)
+        else:
+            self.cost = _guard.held_back("price", self._cost, status, self.error)
+        self.status = status
+        self._settle()
         for name, function, wanted in self._plugins.callers("call_finished"):
-            _guard.held_back(f"{name}.call_finished", function, *((record,) if wanted else ()))
-        self._end_span(record)
+            if not is_asleep(function):
+                _guard.held_back(f"{name}.call_finished", function, *((self.record,) if wanted else ()))
+        self._end_span()
 
-    def _cost(self, status: CallStatus, error: str | None, duration_s: float) -> Cost | None:
+    def _cost(self, status: CallStatus, error: str | None) -> Cost | None:
         answer = self.answer
         usage = answer.usage
         if answer.cost is not None:
             return answer.cost
         if usage is not None:
-            return self._price(self.request, usage, duration_s, answer.model, answer.service_tier)
+            return self._price(self.request, usage, self._duration_s, answer.model, answer.service_tier)
         if answer.http_status is not None and answer.http_status >= 400:
             return Cost(total=NONE, source="status")
         if status == "error" and error in _NEVER_ANSWERED and not answer.streamed_tokens and answer.http_status is None:
@@ -262,26 +273,43 @@ class Call:
         cost = self._price(self.request, usage, None, answer.model, answer.service_tier)
         return None if cost is None else replace(cost, caveats=(*cost.caveats, FROM_STREAM, INPUT_BOUND))
 
-    def _record(self, status: CallStatus, error: str | None, duration_s: float, cost: Cost | None) -> Record:
+    @property
+    def model(self) -> str | None:
+        """The model that has answered; the one that was asked for, where the answer names none."""
+        return self.answer.model or self.request.model
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the answer says it used."""
+        return self.answer.usage
+
+    @property
+    def record(self) -> Record | None:
+        """The record of the call, once it has ended; made when it is first asked for, as most are by an exporter's thread."""
+        if self._record is None and self.status is not None:
+            self._record = self._made(self.status)
+        return self._record
+
+    def _made(self, status: CallStatus) -> Record:
         answer, request, span = self.answer, self.request, self._span
         context = None if span is None else span.get_span_context()
         parent: SpanContext | None = getattr(span, "parent", None)
         return Record(
-            id=f"{_prefix}{next(_numbers)}",
+            id=f"{self._process}{self._number}",
             provider=request.provider,
             endpoint=request.endpoint,
             operation=request.operation,
             model=answer.model or request.model,
             requested_model=request.model,
             status=status,
-            error=error,
+            error=self.error,
             started_at=datetime.fromtimestamp(self._started_at, UTC),
-            duration_s=duration_s,
+            duration_s=self._duration_s,
             time_to_first_chunk_s=self._first_chunk_s,
             streamed=request.streamed,
             service_tier=answer.service_tier,
             usage=answer.usage,
-            cost=cost,
+            cost=self.cost,
             trace_id=None if context is None else f"{context.trace_id:032x}",
             span_id=None if context is None else f"{context.span_id:016x}",
             parent_id=None if parent is None else f"{parent.span_id:016x}",
@@ -319,36 +347,35 @@ class Call:
             facts[names.WAITED] = self._waited_s
         return facts
 
-    def _settle(self, record: Record) -> None:
-        budget, cost = self._budget, record.cost
-        if record.status == "refused":
-            budget.release(record, self._operations)
+    def _settle(self) -> None:
+        budget, cost = self._budget, self.cost
+        if self.status == "refused":
+            budget.release(self, self._operations)
             return
         charge = NONE if cost is None else cost.total
         if cost is None or FROM_STREAM in cost.caveats:
             charge = budget.charge_of_the_unseen(self.answer.usage, charge, self._likely_usd)
-        budget.settle(record, charge, self.answer.streamed_tokens, self._operations)
+        budget.settle(self, charge, self.answer.streamed_tokens, self._operations)
 
     def _likely_usd(self) -> Decimal | None:
         cost = self._estimated()
         return None if cost is None else cost.total
 
-    def _end_span(self, record: Record) -> None:
+    def _end_span(self) -> None:
         span = self._span
         if span is None:
             return
-        if span.is_recording():
-            if isinstance(span, CallSpan):
-                span.record = record  # spelled when it is exported
-            else:
-                said: dict[str, Any] = {}
-                names.of_record(record, said)
-                span.set_attributes(said)
-            if self._content is not None:
-                content = {**self._content, "output": self.answer.content}
-                span.set_attributes(_guard.held_back("content", recorded, self._plugins, self.request, content) or {})
-            if record.status in ("error", "refused"):
-                span.set_status(Status(StatusCode.ERROR, record.error))
+        if type(span) is CallSpan:
+            span.told = self  # spelled when it is exported
+        elif span.is_recording() and self.record is not None:
+            said: dict[str, Any] = {}
+            names.of_record(self.record, said)
+            span.set_attributes(said)
+        if self._content is not None and span.is_recording():
+            content = {**self._content, "output": self.answer.content}
+            span.set_attributes(_guard.held_back("content", recorded, self._plugins, self.request, content) or {})
+        if self.status in ("error", "refused"):
+            span.set_status(Status(StatusCode.ERROR, self.error))
         span.end()
 
 

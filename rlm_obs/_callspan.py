@@ -6,20 +6,22 @@ call costs. What exporters get is the same class; on somebody else's provider th
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
-from opentelemetry import context as otel
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Decision
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.util.types import AttributeValue
 
+from rlm_obs import _scope
 from rlm_obs._attributes import ERROR_TYPE, of_record
 from rlm_obs._record import Record
 
@@ -38,11 +40,29 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
+class Told(Protocol):
+    """A call that has ended."""
+
+    @property
+    def record(self) -> Record | None:
+        """What is to be told of it."""
+
+
 class CallSpan(trace.Span, ReadableSpan):
     """An OpenTelemetry span that keeps plain values, and goes to its processors as it is when it ends, read-only from then on.
 
-    Its record is spelled as attributes when an exporter first reads them, in the exporter's thread.
+    Its record is made, and spelled as attributes, when an exporter first reads them, in the exporter's thread.
     """
+
+    # What `ReadableSpan.__init__` assigns and is the same for each of them.
+    _instrumentation_info = None
+    _instrumentation_scope = SCOPE
+    _events = _links = ()
+    _status = UNSET
+    _end_time: int | None = None
+    _spelled: Mapping[str, Any] | None = None
+    #: The call that has ended.
+    told: Told | None = None
 
     def __init__(
         self,
@@ -54,29 +74,26 @@ class CallSpan(trace.Span, ReadableSpan):
         processors: Sequence[SpanProcessor],
         resource: Resource,
     ) -> None:
-        ReadableSpan.__init__(
-            self,
-            name=name,
-            context=context,
-            parent=parent,
-            resource=resource,
-            attributes=attributes,
-            kind=kind,
-            status=UNSET,
-            start_time=time.time_ns(),
-            instrumentation_scope=SCOPE,
-        )
-        self._said, self._processors = attributes, processors
-        self._spelled: Mapping[str, Any] | None = None
-        self.record: Record | None = None
+        self._name, self._context, self._parent, self._kind = name, context, parent, kind
+        self._said, self._processors, self._resource = attributes, processors, resource
+        self._start_time = time.time_ns()
+
+    @property
+    def record(self) -> Record | None:
+        """The record of the call, once it has ended."""
+        return None if self.told is None else self.told.record
+
+    @property  # what `to_json` reads
+    def _attributes(self) -> Mapping[str, AttributeValue]:  # type: ignore[override]
+        return self.attributes
 
     @property
     def attributes(self) -> Mapping[str, AttributeValue]:
         if self._spelled is not None:
             return self._spelled
-        said = dict(self._said)
-        if self.record is not None:
-            of_record(self.record, said)
+        said, record = dict(self._said), self.record
+        if record is not None:
+            of_record(record, said)
         plain = MappingProxyType({key: _plain(value) for key, value in said.items() if value is not None})
         if self._end_time is not None:
             self._spelled = plain
@@ -122,6 +139,7 @@ class CallSpan(trace.Span, ReadableSpan):
 
 def start(
     provider: TracerProvider,
+    resource: Resource,
     processors: Sequence[SpanProcessor],
     name: str,
     attributes: dict[str, Any],
@@ -132,15 +150,21 @@ def start(
     generator, the decision by its sampler. Source: OpenTelemetry specification, trace/sdk.md, "SDK span creation"."""
     ids, sampler = provider.id_generator, provider.sampler
     above = parent if parent is not NOBODY and parent.is_valid else None
-    trace_id = ids.generate_trace_id() if above is None else above.trace_id
+    if type(ids) is RandomIdGenerator:  # what it does, without the calls
+        trace_id = above.trace_id if above is not None else _bits(128) or 1
+        span_id = _bits(64) or 1
+    else:
+        trace_id = above.trace_id if above is not None else ids.generate_trace_id()
+        span_id = ids.generate_span_id()
     if sampler is DEFAULT_ON and (above is None or above.trace_flags.sampled):  # what it would decide, without asking
-        own = SpanContext(
-            trace_id, ids.generate_span_id(), False, SAMPLED, None if above is None else above.trace_state
-        )
-        return CallSpan(name, own, above, kind, attributes, processors, provider.resource)
-    decided = sampler.should_sample(otel.get_current(), trace_id, name, kind, attributes, ())
+        own = SpanContext(trace_id, span_id, False, SAMPLED, None if above is None else above.trace_state)
+        return CallSpan(name, own, above, kind, attributes, processors, resource)
+    decided = sampler.should_sample(_scope.get_current(), trace_id, name, kind, attributes, ())
     flags = SAMPLED if decided.decision is Decision.RECORD_AND_SAMPLE else DROPPED
-    own = SpanContext(trace_id, ids.generate_span_id(), False, flags, decided.trace_state)
+    own = SpanContext(trace_id, span_id, False, flags, decided.trace_state)
     if decided.decision is Decision.DROP:
         return trace.NonRecordingSpan(own)
-    return CallSpan(name, own, above, kind, attributes, processors, provider.resource)
+    return CallSpan(name, own, above, kind, attributes, processors, resource)
+
+
+_bits = random.getrandbits

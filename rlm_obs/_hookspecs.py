@@ -19,6 +19,22 @@ hookspec = pluggy.HookspecMarker("rlm_obs")
 hookimpl = pluggy.HookimplMarker("rlm_obs")
 
 
+def asleep_while(test: Callable[[], bool]) -> Callable[[Any], Any]:
+    """Mark a hook's implementation as one that need not be called while `test()` is true, nor its facts be made for it."""
+
+    def marked(function: Any) -> Any:
+        function.is_asleep = test
+        return function
+
+    return marked
+
+
+def is_asleep(function: Any) -> bool:
+    """Tell whether an implementation need not be called now."""
+    test = getattr(function, "is_asleep", None)
+    return test is not None and test() is True
+
+
 class Instrumentor(Protocol):
     """What makes the calls of one SDK pass our gate; both methods may be called again without harm."""
 

@@ -13,7 +13,7 @@ from opentelemetry.metrics import _internal as global_metrics
 
 from rlm_obs import _attributes as names
 from rlm_obs import _ending, _guard
-from rlm_obs._hookspecs import hookimpl
+from rlm_obs._hookspecs import asleep_while, hookimpl
 from rlm_obs._record import Record
 from rlm_obs.errors import ConfigError
 
@@ -145,8 +145,14 @@ sending = Sending()
 _instruments: Instruments | None = None
 
 
-def _programs_own() -> metrics.MeterProvider | None:
-    return global_metrics._METER_PROVIDER  # `get_meter_provider` would install one, or give a stand-in
+def _provider() -> metrics.MeterProvider | None:
+    """Return where metrics go: to the program's own provider, else to the one that sends; None where nobody measures."""
+    own = global_metrics._METER_PROVIDER  # `get_meter_provider` would install one, or give a stand-in
+    return sending.sent.provider if own is None and sending.sent is not None else own
+
+
+def _nobody_measures() -> bool:
+    return _provider() is None
 
 
 @hookimpl
@@ -162,12 +168,11 @@ def register_instrumentors() -> Mapping[str, Callable[[], Sending]]:
 
 
 @hookimpl
+@asleep_while(_nobody_measures)
 def call_finished(record: Record) -> None:
     """Record the call where there is a MeterProvider for it; a refused one was no call."""
     global _instruments
-    provider = _programs_own()
-    if provider is None and sending.sent is not None:
-        provider = sending.sent.provider
+    provider = _provider()
     if provider is None or record.status == "refused":
         return
     if _instruments is None or _instruments.provider is not provider:

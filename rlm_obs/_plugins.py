@@ -48,7 +48,8 @@ class Plugins:
         self.added: list[tuple[object, str | None]] = []
         self._lock = threading.RLock()
         self._settings_told: Settings | None = None
-        self._callers: dict[str, tuple[tuple[str, Callable[..., Any], tuple[str, ...]], ...]] = {}
+        #: What `callers` has found so far, by hook.
+        self.known: dict[str, tuple[tuple[str, Callable[..., Any], tuple[str, ...]], ...]] = {}
         self._collected: dict[str, Mapping[str, Any]] = {}
         self._load()
         if settings.debug_plugins:
@@ -116,7 +117,7 @@ class Plugins:
         with self._lock:
             name = self._add(plugin, name)
             self.added.append((plugin, name))
-            self._callers.clear()
+            self.known.clear()
             self._collected.clear()
         for owner, function, wanted in self.callers("configured"):
             if owner == name and self._settings_told is not None:  # historic: who comes late learns it too
@@ -127,17 +128,17 @@ class Plugins:
         with self._lock:
             self.manager.unregister(plugin)
             self.added = [(p, n) for p, n in self.added if p is not plugin]
-            self._callers.clear()
+            self.known.clear()
             self._collected.clear()
 
     def callers(self, hook: str) -> tuple[tuple[str, Callable[..., Any], tuple[str, ...]], ...]:
         """Return (plugin, function, argument names) of each implementation of `hook`, in the order of their calls."""
-        found = self._callers.get(hook)
+        found = self.known.get(hook)
         if found is None:
             with self._lock:  # or a plugin that is registered meanwhile would be left out for ever
                 impls = getattr(self.manager.hook, hook).get_hookimpls()
                 found = tuple((i.plugin_name, self._watched(hook, i), tuple(i.argnames)) for i in reversed(impls))
-                self._callers[hook] = found
+                self.known[hook] = found
         return found
 
     def _watched(self, hook: str, impl: Any) -> Callable[..., Any]:
@@ -154,12 +155,13 @@ class Plugins:
 
     def notify(self, hook: str, **facts: Any) -> None:
         """Call every implementation of `hook`, each under the guard; only a refusal gets out."""
-        for name, function, wanted in self._callers.get(hook) or self.callers(hook):
+        found = self.known.get(hook)
+        for name, function, wanted in self.callers(hook) if found is None else found:
             _guard.guarded(f"{name}.{hook}", function, *[facts[w] for w in wanted])
 
     def first(self, hook: str, **facts: Any) -> Any:
         """Return the first answer that is not None, or None; an implementation that raises is taken as None."""
-        for name, function, wanted in self._callers.get(hook) or self.callers(hook):
+        for name, function, wanted in self.known.get(hook) or self.callers(hook):
             try:
                 answer = function(*[facts[w] for w in wanted])
             except Exception as error:

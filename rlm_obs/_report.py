@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import threading
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Protocol
 
 from rlm_obs._budgets.account import NONE, Account, minus, plus
-from rlm_obs._record import Record
+from rlm_obs._record import Cost, Record, Request, Usage
+from rlm_obs._record import Status as CallStatus
 
 __all__ = ["Balance", "CostReport"]
 
 MOST_NAMES = (
     10_000  # operations, models and keys are the user's strings: past this many, the rest is counted as "other"
 )
+MOST_WAITING = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,39 +122,93 @@ class CostReport:
         }
 
 
-@dataclass(slots=True)
+class Ended(Protocol):
+    """What reports and budgets need of a call that has ended."""
+
+    status: CallStatus | None
+    cost: Cost | None
+    request: Request
+
+    @property
+    def model(self) -> str | None:
+        """The model that has answered."""
+
+    @property
+    def usage(self) -> Usage | None:
+        """What it used, as its answer says."""
+
+    @property
+    def record(self) -> Record | None:
+        """All that is known of it."""
+
+
 class Tally:
-    """What the calls of this process have cost in one window, by model, operation and key."""
+    """What the calls of this process have cost in one window, by model, operation and key; added up when somebody asks."""
 
-    total: Decimal = NONE
-    inexact: Decimal = NONE
-    calls: int = 0
-    unpriced: int = 0
-    refused: int = 0
-    failed: int = 0
-    tokens: int = 0
-    by_model: dict[str, Decimal] = field(default_factory=dict)
-    by_operation: dict[str, Decimal] = field(default_factory=dict)
-    by_key: dict[str, Decimal] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self._new: deque[tuple[Any, ...]] = deque()
+        self._lock = threading.Lock()
+        self._total = self._inexact = NONE
+        self._calls = self._unpriced = self._refused = self._failed = self._tokens = 0
+        self._by_model: dict[str, Decimal] = {}
+        self._by_operation: dict[str, Decimal] = {}
+        self._by_key: dict[str, Decimal] = {}
 
-    def add(self, record: Record, charge: Decimal, tokens: int, operations: Iterable[str], key: str | None) -> None:
+    def enter(self, call: Ended, charge: Decimal, tokens: int, operations: tuple[str, ...], key: str | None) -> None:
         """Enter a finished call."""
-        if record.status == "refused":
-            self.refused += 1
-            return
-        self.calls += 1
-        self.failed += record.status == "error"
-        self.total = plus(self.total, charge)
-        self.tokens += tokens
-        if record.cost is None:
-            self.unpriced += 1
-        if record.cost is None or record.cost.caveats:
-            self.inexact = plus(self.inexact, charge)
-        _add(self.by_model, record.model or "unknown", charge)
-        for operation in dict.fromkeys(operations) or (record.operation,):
-            _add(self.by_operation, operation, charge)
-        if key is not None:
-            _add(self.by_key, key, charge)
+        kind = call.request.operation
+        self._new.append((call.status, call.model, kind, call.cost, charge, tokens, operations, key))
+        if len(self._new) >= MOST_WAITING:
+            with self._lock:
+                self._count()
+
+    def figures(self) -> dict[str, Any]:
+        """Return all sums, as a CostReport names them."""
+        with self._lock:
+            self._count()
+            return {
+                "total_cost": self._total,
+                "calls": self._calls,
+                "unpriced_calls": self._unpriced,
+                "refused_calls": self._refused,
+                "failed_calls": self._failed,
+                "inexact_cost": self._inexact,
+                "tokens": self._tokens,
+                "by_model": dict(self._by_model),
+                "by_operation": dict(self._by_operation),
+                "by_key": dict(self._by_key),
+            }
+
+    def of_operation(self, operation: str) -> Decimal:
+        """Return what the calls under an operation have cost."""
+        with self._lock:
+            self._count()
+            return self._by_operation.get(operation, NONE)
+
+    def after_fork(self) -> None:
+        """Start with a lock that nobody holds in a forked child."""
+        self._lock = threading.Lock()
+
+    def _count(self) -> None:
+        """Add up what is new."""
+        while self._new:
+            status, model, kind, cost, charge, tokens, operations, key = self._new.popleft()
+            if status == "refused":
+                self._refused += 1
+                continue
+            self._calls += 1
+            self._failed += status == "error"
+            self._total = plus(self._total, charge)
+            self._tokens += tokens
+            if cost is None:
+                self._unpriced += 1
+            if cost is None or cost.caveats:
+                self._inexact = plus(self._inexact, charge)
+            _add(self._by_model, model or "unknown", charge)
+            for operation in dict.fromkeys(operations) or (kind,):
+                _add(self._by_operation, operation, charge)
+            if key is not None:
+                _add(self._by_key, key, charge)
 
 
 def _add(book: dict[str, Decimal], name: str, charge: Decimal) -> None:

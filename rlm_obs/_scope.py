@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import Token
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel
+from opentelemetry import trace
 
 from rlm_obs._frozen import quick_to_make
 
@@ -17,6 +18,22 @@ if TYPE_CHECKING:
     from rlm_obs._tracker import CostTracker
 
 KEY = "rlm_obs.scope"
+#: Where OpenTelemetry keeps the current span in a context.
+(SPAN_KEY,) = trace.set_span_in_context(trace.INVALID_SPAN, otel.Context())
+
+
+def _variable() -> ContextVar[otel.Context] | None:
+    """Return the variable in which OpenTelemetry keeps its current context; None where it keeps it elsewhere."""
+    token = otel.attach(otel.get_current())
+    otel.detach(token)
+    found = getattr(token, "var", None)
+    return found if isinstance(found, ContextVar) else None
+
+
+_kept_in = _variable()
+#: What OpenTelemetry's own functions of these names do, without the two calls between, on the way of each call.
+get_current: Callable[[], otel.Context] = otel.get_current if _kept_in is None else _kept_in.get
+attach: Callable[[otel.Context], Token[otel.Context]] = otel.attach if _kept_in is None else _kept_in.set
 
 
 @quick_to_make
@@ -52,13 +69,25 @@ def tracer_in_force(tracer: Tracer | None = None) -> Tracer | None:
 
 def current() -> Scope:
     """Return the scope of the running code, or the empty one."""
-    return of(otel.get_current())
+    found = get_current().get(KEY)
+    return found if isinstance(found, Scope) else EMPTY
 
 
 def of(context: otel.Context) -> Scope:
     """Return the scope in a context, or the empty one."""
     found = context.get(KEY)
     return found if isinstance(found, Scope) else EMPTY
+
+
+def span_of(context: otel.Context) -> trace.Span:
+    """Return the span that is current in a context, or OpenTelemetry's invalid one."""
+    found: trace.Span | None = context.get(SPAN_KEY)  # type: ignore[assignment]  # nobody else writes there
+    return trace.INVALID_SPAN if found is None else found
+
+
+def with_span(span: trace.Span, context: otel.Context) -> otel.Context:
+    """Return a context with `span` as its current one, as `trace.set_span_in_context` does."""
+    return otel.Context({**context, SPAN_KEY: span})
 
 
 def with_scope(scope: Scope) -> otel.Context:

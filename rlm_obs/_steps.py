@@ -14,9 +14,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from opentelemetry import context as otel
-
-from rlm_obs import _guard, _lost
+from rlm_obs import _guard, _lost, _scope
 from rlm_obs._block import NOTHING, Block, Opens
 
 
@@ -39,14 +37,14 @@ def _calling(opens: Opens, stands: type[_Generator] | type[_AsyncGenerator] | No
         block = opens.open(wrapped, instance, args, kwargs)
         if block is None:
             return wrapped(*args, **kwargs)
-        token = otel.attach(block.context)
+        token = _scope.attach(block.context)
         try:
             result = wrapped(*args, **kwargs)
         except BaseException as error:
-            otel.detach(token)
+            _scope.detach(token)
             block.end(error)
             raise
-        otel.detach(token)
+        _scope.detach(token)
         if stands is not None:
             return stands(result, _Run(result, block))
         if type(result) in _COROUTINES:  # a plain function in front of an `async` one: the work is still to come
@@ -93,7 +91,7 @@ class _Run:
         block = self.block
         if not block.open:
             return advance(*args)
-        token = otel.attach(block.context)
+        token = _scope.attach(block.context)
         try:
             result = advance(*args)
         except BaseException as error:

@@ -18,7 +18,7 @@ from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode
 
 from rlm_obs import _callspan, _ending, _lost, _pipelines, _scope
 from rlm_obs._attributes import ABOVE, ERROR_TYPE, INHERITED, ROOT, TRACE_NAME
-from rlm_obs._callspan import SAMPLED, CallSpan
+from rlm_obs._callspan import NOBODY, SAMPLED, CallSpan
 from rlm_obs._delivery import SampledOut
 from rlm_obs._plugins import gates, loaded
 from rlm_obs._settings import Settings, read_settings
@@ -84,7 +84,7 @@ class Tracer:
         """
         gates.hold()
         span = self.start(name, attributes)
-        token = otel.attach(self.context_of(span))
+        token = _scope.attach(self.context_of(span))
         try:
             yield span
         except BaseException as error:
@@ -99,8 +99,9 @@ class Tracer:
         """Start the span of a call (kind CLIENT), as `start` does; `attributes` is taken over, not copied."""
         if self._own is None:
             return self.start(name, attributes, kind=SpanKind.CLIENT)
-        context = otel.get_current()
-        scope, around = _scope.of(context), trace.get_current_span(context)
+        context = _scope.get_current()
+        scope: _scope.Scope = context.get(_scope.KEY, _scope.EMPTY)  # type: ignore[assignment]  # `_scope.of`, a call less
+        around = _scope.span_of(context)
         if around is trace.INVALID_SPAN and scope.tracer is not self:
             attributes[ROOT] = True
         elif self._is_topmost(scope, around):
@@ -110,8 +111,9 @@ class Tracer:
         if scope.attributes:
             for key, value in scope.attributes.items():
                 attributes.setdefault(key, value)
-        parent = around.get_span_context()
-        made = _callspan.start(self._own, self._pipelines, name, attributes, SpanKind.CLIENT, parent)
+        parent = NOBODY if around is trace.INVALID_SPAN else around.get_span_context()
+        resource: Resource = self._resource  # type: ignore[assignment]  # a provider of our own has one
+        made = _callspan.start(self._own, resource, self._pipelines, name, attributes, SpanKind.CLIENT, parent)
         if made.__class__ is trace.NonRecordingSpan:
             self._sampled_out.add()
         return made
@@ -123,8 +125,8 @@ class Tracer:
 
         The topmost span of this tracer in a trace is marked `rlm_obs.root`, for the exporters that draw trees.
         """
-        context = otel.get_current()
-        scope, around = _scope.of(context), trace.get_current_span(context)
+        context = _scope.get_current()
+        scope, around = _scope.of(context), _scope.span_of(context)
         first = {**scope.attributes, **attributes} if attributes else dict(scope.attributes)
         if self._is_topmost(scope, around):
             first = {ROOT: True, **first} if around is trace.INVALID_SPAN else {**_of_topmost(around), **first}
@@ -139,23 +141,21 @@ class Tracer:
         """Tell whether no span of this tracer is open around a new one."""
         if scope.tracer is self and not scope.top:
             return False
-        return not (isinstance(around, _callspan.CallSpan) and around._resource is self._resource)
+        return not (isinstance(around, CallSpan) and around._resource is self._resource)
 
     def context_of(self, span: Span) -> otel.Context:
         """Return the context in which the code below `span` runs: the span is current, and calls go to this tracer."""
-        context = otel.get_current()
-        if type(span) is _callspan.CallSpan:
-            return trace.set_span_in_context(span, context)
+        context = _scope.get_current()
+        if type(span) is CallSpan:
+            return _scope.with_span(span, context)
         held = _scope.of(context)
         if held.tracer is self and not held.top:
-            return trace.set_span_in_context(span, context)
+            return _scope.with_span(span, context)
         attributes = held.attributes
-        if trace.get_current_span(context) is not trace.INVALID_SPAN and ABOVE in (
-            getattr(span, "attributes", None) or {}
-        ):
+        if _scope.span_of(context) is not trace.INVALID_SPAN and ABOVE in (getattr(span, "attributes", None) or {}):
             attributes = {**attributes, **_inherited(span)}
         below = _scope.Scope(self, held.trackers, held.operations, attributes, _names_trace(span), False)
-        return trace.set_span_in_context(span, otel.set_value(_scope.KEY, below, context))
+        return otel.Context({**context, _scope.KEY: below, _scope.SPAN_KEY: span})
 
     def score(self, name: str, attributes: Mapping[str, Any], trace_id: int, parent: SpanContext | None) -> None:
         """Deliver a score as a span of no duration, of any trace: each exporter makes of it what it can."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from datetime import UTC, datetime, timedelta
@@ -23,7 +23,7 @@ from rlm_obs._budgets.store import Store
 from rlm_obs._budgets.windows import Window
 from rlm_obs._plugins import gates
 from rlm_obs._record import Record, Request, dollars
-from rlm_obs._report import Balance, CostReport
+from rlm_obs._report import Balance, CostReport, Ended
 from rlm_obs.errors import BudgetExceeded, ConfigError, amount_of, money
 
 ENFORCEMENTS = ("reserve", "expected", "check", "warn", "off")
@@ -248,30 +248,19 @@ class CostTracker(Budget):
         """Return what was spent so far, on which models and operations; a snapshot that does not change."""
         accounts = [a for many in self._accounts_of_all() for a in many if a.unit == "usd"]
         self._refresh(accounts)
-        with self._lock:
-            tally = self._tally_now()
-            return CostReport(
-                name=self.name,
-                total_cost=tally.total,
-                budget_usd=self.budget_usd if self._per is None else None,
-                spent=total(a.spent for a in accounts),
-                held=total(Balance.of(a).held for a in accounts),
-                calls=tally.calls,
-                unpriced_calls=tally.unpriced,
-                refused_calls=tally.refused,
-                failed_calls=tally.failed,
-                inexact_cost=tally.inexact,
-                tokens=tally.tokens,
-                by_model=dict(tally.by_model),
-                by_operation=dict(tally.by_operation),
-                by_key=dict(tally.by_key),
-                reset_at=self.reset_at,
-            )
+        return CostReport(
+            name=self.name,
+            budget_usd=self.budget_usd if self._per is None else None,
+            spent=total(a.spent for a in accounts),
+            held=total(Balance.of(a).held for a in accounts),
+            reset_at=self.reset_at,
+            **self._tally_now().figures(),
+        )
 
     def get_operation_cost(self, operation: str) -> Decimal:
         """Return what the calls inside `track(operation)` have cost, nested ones included; 0 if there were none."""
         _lost.lost.end_gone()
-        return self._tally_now().by_operation.get(operation, NONE)
+        return self._tally_now().of_operation(operation)
 
     # -- blocks ------------------------------------------------------------------------------------------------------
 
@@ -330,14 +319,15 @@ class Collector(CostTracker):
 
     def book(
         self,
-        record: Record,
+        call: Ended,
         charge: Decimal,
-        operations: Iterable[str],
+        operations: tuple[str, ...],
         accounts: tuple[Account, ...] = (),
         tokens: int = 0,
     ) -> None:
-        self.records.append(record)
-        super().book(record, charge, operations, accounts, tokens)
+        if call.record is not None:
+            self.records.append(call.record)
+        super().book(call, charge, operations, accounts, tokens)
 
 
 @contextmanager

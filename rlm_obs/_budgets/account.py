@@ -133,6 +133,22 @@ class Account:
             return False
         return not (need.free and self.unit == "usd")
 
+    def fits_now(self, need: Need) -> bool:
+        """Tell whether a call may go out here at once, all of it; False is to be looked at more closely."""
+        limit, unit = self.limit, self.unit
+        if limit is None or self.enforcement in ("warn", "off") or (need.free and unit == "usd"):
+            return True
+        if self.rolling is not None:
+            return False
+        room, lease = minus(limit, self.spent), self.lease
+        if lease is not None:
+            room = NONE if lease.state is None else min(room, lease.room())
+        if room <= 0 or self.enforcement == "expected":
+            return False
+        return (
+            self.enforcement == "check" or plus(self.held, need.most if unit == "usd" else need.most_of(unit)) <= room
+        )
+
     def left(self) -> Decimal:
         """Return what is not spent yet, by anybody: what is held is still in it."""
         assert self.limit is not None
@@ -200,8 +216,10 @@ class Account:
                 self.crowd.means = plus(self.crowd.means, more)
             self.held = plus(self.held, more)
 
-    def spend(self, amount: Decimal) -> None:
-        """Enter what was used."""
+    def use(self, charge: Decimal, tokens: int) -> None:
+        """Enter what a call has used: of its dollars, its tokens or itself, what is counted here."""
+        unit = self.unit
+        amount = charge if unit == "usd" else Decimal(tokens) if unit == "tokens" else ONE
         self.spent = plus(self.spent, amount)
         if self.lease is not None:
             self.lease.spend(amount)
@@ -237,10 +255,20 @@ def total(amounts: Iterable[Decimal]) -> Decimal:
     return reduce(plus, amounts, NONE)
 
 
+class _Here(threading.local):
+    """The thread that looks, found once for each."""
+
+    def __init__(self) -> None:
+        self.thread = weakref.ref(threading.current_thread())
+
+
+_here = _Here()
+
+
 def whoever() -> Owner:
     """Return who is running: the thread, and the asyncio task if there is one."""
     task = None if asyncio._get_running_loop() is None else asyncio.current_task()
-    return weakref.ref(threading.current_thread()), None if task is None else weakref.ref(task)
+    return _here.thread, None if task is None else weakref.ref(task)
 
 
 def in_event_loop() -> bool:

@@ -111,12 +111,19 @@ class Count:
             if "audio" in value or "prompt_cache_breakpoint" in value:
                 self._marks(value)
             text_tokens, total = self.text_tokens, WRAP
+            by_bytes = text_tokens is most_text_tokens
             for key, item in value.items():
                 total += MARKS + (len(key) if type(key) is str and key.isascii() else most_json_tokens(key))
-                total += text_tokens(item) if type(item) is str else self.content(item)
+                if type(item) is not str:
+                    total += self.content(item)
+                else:  # what `most_text_tokens` does, a call less for each text
+                    total += len(item) if by_bytes and item.isascii() else text_tokens(item)
             return total
         if kind is list or kind is tuple:
-            return WRAP + sum([self.content(item) for item in value])
+            total = WRAP
+            for item in value:
+                total += self.content(item)
+            return total
         if isinstance(value, Mapping):
             return self.content(dict(value))
         if value is None or kind is int or kind is float or kind is bool:

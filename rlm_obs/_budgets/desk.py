@@ -102,15 +102,20 @@ class Desk:
         with self.lock:
             if hold.settled:
                 raise RlmObsError(f"the hold of {hold.label!r} was settled before")
-            self._return(hold, charge)
-            self._spend(hold.accounts, charge, tokens)
+            hold.settled = True
+            if hold.kind is not None:  # a lowered call, and one that cost nothing, say little of what others cost
+                hold.kind.end(hold.number, None if hold.tokens is not None else charge or None)
+            for account, amount in zip(hold.accounts, hold.amounts, strict=True):
+                account.give_back(hold, amount)
+                account.use(charge, tokens)
             if self._line:
                 self.serve()
 
     def spend(self, accounts: tuple[Account, ...], charge: Decimal, tokens: int = 0) -> None:
         """Enter what a call cost that was never held: no budget was in force when it began."""
         with self.lock:
-            self._spend(accounts, charge, tokens)
+            for account in accounts:
+                account.use(charge, tokens)
 
     def release(self, hold: Hold) -> None:
         """Return a hold whose call was never sent."""
@@ -227,7 +232,7 @@ class Desk:
         """Return how much output there is room for, or why there will be none; neither: the call has to wait."""
         tokens, must_wait = need.tokens, False
         for account in accounts:
-            if not account.binds(need):
+            if account.fits_now(need) or not account.binds(need):
                 continue
             left, lease = account.left(), account.lease
             if left > 0 and (lease is None or lease.state is not None):
@@ -272,26 +277,23 @@ class Desk:
     @staticmethod
     def _grant(need: Need, accounts: tuple[Account, ...], owner: Owner, label: str, tokens: int) -> Hold:
         """Hold what the call costs at most, with its output limited to `tokens`."""
-        lowered = tokens < need.tokens
-        hold = Hold(accounts, need.cost(tokens), owner, label, tokens if lowered else None, time.monotonic())
+        whole = tokens >= need.tokens
+        amount = need.most if whole else need.cost(tokens)
+        hold = Hold(accounts, amount, owner, label, None if whole else tokens, time.monotonic())
         if need.kind is not None:
             hold.kind, hold.number = need.kind, need.kind.begin()
-        hold.amounts = tuple([a.take(hold, need, need.cost(tokens, a.unit)) for a in accounts])
+        for account in accounts:
+            held = amount if account.unit == "usd" else need.cost(tokens, account.unit)
+            hold.amounts += (account.take(hold, need, held),)
         return hold
 
     @staticmethod
-    def _return(hold: Hold, charge: Decimal | None = None) -> None:
+    def _return(hold: Hold) -> None:
         hold.settled = True
-        if hold.kind is not None:  # a lowered call, and one that cost nothing, say little of what others cost
-            hold.kind.end(hold.number, None if hold.tokens is not None else charge or None)
+        if hold.kind is not None:
+            hold.kind.end(hold.number, None)
         for account, amount in zip(hold.accounts, hold.amounts, strict=True):
             account.give_back(hold, amount)
-
-    @staticmethod
-    def _spend(accounts: tuple[Account, ...], charge: Decimal, tokens: int) -> None:
-        for account in accounts:
-            unit = account.unit
-            account.spend(charge if unit == "usd" else Decimal(tokens if unit == "tokens" else 1))
 
     def _is_behind(self, need: Need, accounts: tuple[Account, ...], owner: Owner) -> bool:
         """Tell whether a call has to stand behind others: it wants the same money, and none of them waits for it."""

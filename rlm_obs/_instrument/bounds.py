@@ -132,7 +132,7 @@ def _chat(body: Mapping[str, Any], endpoint: Endpoint, request: Request) -> Boun
     if SEARCHES in model or RESEARCHES in model:
         open_ended = _open(count, WEB_SEARCH)
     each, users = _output_limit(body, endpoint, request, own)
-    choices = _choices(request)
+    choices = _choices(request.params)
     likely = _likely(text, count, text_tokens)
     if window is not None and not open_ended and (text > window or count.stored):
         text = window  # no input is ever longer
@@ -165,7 +165,7 @@ def _completion(body: Mapping[str, Any], endpoint: Endpoint, request: Request) -
         each, users = min(own, LEAST_COMPLETED), True
     else:
         each, users = _output_limit(body, endpoint, request, own)
-    choices = _choices(request) * len(prompts)
+    choices = _choices(request.params) * len(prompts)
     text = sum(sizes)
     likely = min(text, _likely(text, count, texts))
     unknown = tuple(count.unknown)
@@ -226,16 +226,15 @@ def _output_limit(body: Mapping[str, Any], endpoint: Endpoint, request: Request,
     each, users = own, False
     params = request.params
     for name in endpoint.limits:
-        limit = _count(params[name]) if name in params else None
-        if limit is not None:
+        limit = params.get(name)
+        if type(limit) is int and limit >= 0:
             each, users = min(each, limit), True
     if users and body.get("prediction") is not None:
         each = min(own, each + most_json_tokens(body["prediction"]))
     return each, users
 
 
-def _choices(request: Request) -> int:
-    params = request.params
+def _choices(params: Mapping[str, Any]) -> int:
     if "n" not in params and "best_of" not in params:
         return 1
     return max(_count(params.get("n")) or 1, _count(params.get("best_of")) or 1)

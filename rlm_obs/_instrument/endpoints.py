@@ -153,17 +153,17 @@ class Asks:
     named: str | None = None
 
 
+#: What the client asks, as it asks it.
+USUAL: Mapping[str, Asks] = {path: Asks(path, endpoint) for path, endpoint in ENDPOINTS.items()}
+
+
 def asked(method: str, url: str) -> Asks | None:
     """Return which endpoint a request asks, or None for one that costs nothing."""
     verb = method.lower()
     if verb == "post":
-        endpoint = ENDPOINTS.get(url)
-        if endpoint is not None:
-            return Asks(url, endpoint)
-        path = _last(url)
-        endpoint = ENDPOINTS.get(path)
-        if endpoint is not None:
-            return Asks(path, endpoint)
+        usual = USUAL.get(url) or USUAL.get(_last(url))
+        if usual is not None:
+            return usual
     path = BEFORE.sub("", url.partition("?")[0].rstrip("/"))
     for pattern, template, endpoint in _patterns.get((verb, path.split("/", 2)[1] if "/" in path else ""), ()):
         found = pattern.fullmatch(path)

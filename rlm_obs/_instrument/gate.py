@@ -10,7 +10,7 @@ from typing import Any
 import wrapt
 from opentelemetry import context as otel
 
-from rlm_obs import _guard, _runtime
+from rlm_obs import _guard, _runtime, _scope
 from rlm_obs._attributes import rate_limits
 from rlm_obs._call import Call, Needs
 from rlm_obs._instrument.reader import Asked, Changes, Reader, Unbilled
@@ -25,60 +25,28 @@ _now: ContextVar[Passing | None] = ContextVar("rlm_obs_passing", default=None)
 HANDS_OVER = "_process_response"
 
 
-@dataclass(slots=True)
 class Patch:
-    """One patched method: what stood there before us (None: nothing of the class's own), our wrapper, whether it is on."""
+    """One patched method: what stood there before us (None: nothing of the class's own), our wrapper, whether it is on.
 
-    cls: type
-    name: str
-    own: Any
-    wrapper: Any = None
-    on: bool = True
-
-
-class Gate:
-    """Patches `request` of the classes of one SDK; `uninstall` leaves each class exactly as it was.
-
-    Where the SDK has the method, `_process_response` too, which tells the headers and the retries of a parsed answer.
+    Its methods are what wrapt calls in place of the SDK's; once it is off, they do nothing but hand on.
     """
 
-    def __init__(self, reader: Reader) -> None:
-        self.reader = reader
-        self._patches: list[Patch] = []
+    def __init__(self, gate: Gate, cls: type, name: str) -> None:
+        self.gate, self.cls, self.name, self.on = gate, cls, name, True
+        self.own = cls.__dict__.get(name)
+        self.wrapper: Any = None
 
-    def install(self, cls: type, *, awaits: bool) -> None:
-        """Wrap `cls.request`; a second time it does nothing."""
-        if any(patch.cls is cls for patch in self._patches):
-            return
-        self._wrap(cls, "request", self._request_async if awaits else self._request)
-        if hasattr(cls, HANDS_OVER):
-            self._wrap(cls, HANDS_OVER, _handed_over)
+    def put(self, through: Callable[..., Any]) -> None:
+        """Put `through` in the method's place."""
+        self.wrapper = wrapt.FunctionWrapper(getattr(self.cls, self.name), through)
+        setattr(self.cls, self.name, self.wrapper)
 
-    def _wrap(self, cls: type, name: str, through: Callable[..., Any]) -> None:
-        patch = Patch(cls, name, cls.__dict__.get(name))
-        patch.wrapper = wrapt.FunctionWrapper(getattr(cls, name), through, enabled=lambda: patch.on)
-        setattr(cls, name, patch.wrapper)
-        self._patches.append(patch)
-
-    def uninstall(self) -> None:
-        """Take our wrapper away, and only ours: what somebody put over it stays, and loses ours from under it.
-
-        Where that cannot be done (a plain function calls ours), ours stays and does nothing any more.
-        """
-        while self._patches:
-            patch = self._patches.pop()
-            patch.on = False
-            outer = patch.cls.__dict__.get(patch.name)
-            if outer is not patch.wrapper:
-                _take_from_under(outer, patch.wrapper)
-            elif patch.own is None:
-                delattr(patch.cls, patch.name)
-            else:
-                setattr(patch.cls, patch.name, patch.own)
-
-    def _request(self, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        holds = _runtime.in_force()
-        passing = None if holds is None else _guard.guarded("gate", self._begin, client, args, kwargs, holds, False)
+    def request(self, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Stand for a client's `request`."""
+        holds = _runtime.in_force() if self.on else None
+        if holds is None:
+            return wrapped(*args, **kwargs)
+        passing = _guard.guarded("gate", self.gate.begin, client, args, kwargs, holds, False)
         if passing is None:
             return wrapped(*args, **kwargs)
         if passing.asked.later is not None:
@@ -96,14 +64,14 @@ class Gate:
                     waiting = call.appeal(refusal)
             context = call.start()
             args, kwargs = passing.sent(args, kwargs, context)
-            token = None if context is None else otel.attach(context)
+            token = None if context is None else _scope.attach(context)
             now = _now.set(passing)
             try:
                 result = wrapped(*args, **kwargs)
             finally:
                 _now.reset(now)
                 if token is not None:
-                    otel.detach(token)
+                    _scope.detach(token)
             passing.answered(result)
         except BaseException as error:
             _guard.guarded("gate", passing.failed, error)
@@ -111,11 +79,14 @@ class Gate:
             raise
         return result
 
-    async def _request_async(
+    async def request_async(
         self, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        holds = _runtime.in_force()
-        passing = None if holds is None else _guard.guarded("gate", self._begin, client, args, kwargs, holds, True)
+        """Stand for an asynchronous client's `request`: the same, but for `await`."""
+        holds = _runtime.in_force() if self.on else None
+        if holds is None:
+            return await wrapped(*args, **kwargs)
+        passing = _guard.guarded("gate", self.gate.begin, client, args, kwargs, holds, True)
         if passing is None:
             return await wrapped(*args, **kwargs)
         if passing.asked.later is not None:
@@ -133,14 +104,14 @@ class Gate:
                     waiting = call.appeal(refusal)
             context = call.start()
             args, kwargs = passing.sent(args, kwargs, context)
-            token = None if context is None else otel.attach(context)
+            token = None if context is None else _scope.attach(context)
             now = _now.set(passing)
             try:
                 result = await wrapped(*args, **kwargs)
             finally:
                 _now.reset(now)
                 if token is not None:
-                    otel.detach(token)
+                    _scope.detach(token)
             passing.answered(result)
         except BaseException as error:
             _guard.guarded("gate", passing.failed, error)
@@ -148,9 +119,60 @@ class Gate:
             raise
         return result
 
-    def _begin(
+    def handed_over(
+        self, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Stand for what makes the user's object of a response: keep the response, whose head is read with the answer."""
+        passing = _now.get()
+        if passing is not None and self.on:
+            passing.response, passing.retries = kwargs.get("response"), kwargs.get("retries_taken")
+            if passing.asked.lines:
+                _guard.guarded("gate", passing.begun)
+        return wrapped(*args, **kwargs)
+
+
+class Gate:
+    """Patches `request` of the classes of one SDK; `uninstall` leaves each class exactly as it was.
+
+    Where the SDK has the method, `_process_response` too, which tells the headers and the retries of a parsed answer.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self._patches: list[Patch] = []
+
+    def install(self, cls: type, *, awaits: bool) -> None:
+        """Wrap `cls.request`; a second time it does nothing."""
+        if any(patch.cls is cls for patch in self._patches):
+            return
+        patch = Patch(self, cls, "request")
+        patch.put(patch.request_async if awaits else patch.request)
+        self._patches.append(patch)
+        if hasattr(cls, HANDS_OVER):
+            patch = Patch(self, cls, HANDS_OVER)
+            patch.put(patch.handed_over)
+            self._patches.append(patch)
+
+    def uninstall(self) -> None:
+        """Take our wrapper away, and only ours: what somebody put over it stays, and loses ours from under it.
+
+        Where that cannot be done (a plain function calls ours), ours stays and does nothing any more.
+        """
+        while self._patches:
+            patch = self._patches.pop()
+            patch.on = False
+            outer = patch.cls.__dict__.get(patch.name)
+            if outer is not patch.wrapper:
+                _take_from_under(outer, patch.wrapper)
+            elif patch.own is None:
+                delattr(patch.cls, patch.name)
+            else:
+                setattr(patch.cls, patch.name, patch.own)
+
+    def begin(
         self, client: Any, args: tuple[Any, ...], kwargs: dict[str, Any], holds: InForce, awaits: bool
     ) -> Passing | None:
+        """Read a request; None for one that passes straight through."""
         options = args[1] if len(args) > 1 else kwargs["options"]
         stream = bool(kwargs.get("stream", False))
         asked = self.reader.read(client, options, stream, awaits, holds)
@@ -174,6 +196,9 @@ class Passing:
     stream: bool
     awaits: bool
     holds: InForce
+    #: As the SDK's `_process_response` was given them.
+    response: Any = None
+    retries: Any = None
 
     @property
     def settings(self) -> Settings:
@@ -215,27 +240,29 @@ class Passing:
                 kwargs = {**kwargs, "stream_cls": watched}
         return args, kwargs
 
-    def handed_over(self, response: Any, retries: Any) -> None:
-        """Take from a response, before it is parsed, what only its head says."""
+    def begun(self) -> None:
+        """Watch an answer of lines before the SDK makes its object, since it begins to read it then."""
+        if self.response is not None and self.response.status_code < 400:
+            Watch.over(self.response, self)
+
+    def _read_head(self, response: Any) -> None:
+        """Take from a response what only its head says."""
         answer = self.call.answer
-        answer.http_status = response.status_code
+        answer.http_status = getattr(response, "status_code", None)
         answer.request_id = self._request_id(response.headers)
-        if isinstance(retries, int):
-            answer.retries = retries
         if self.settings.rate_limits:
             answer.limits = rate_limits(response.headers)
-        if self.asked.lines and answer.http_status < 400:
-            Watch.over(response, self)  # now: the SDK begins to read such an answer while it makes its object
 
     def failed(self, error: BaseException) -> None:
         """Take from an exception of the SDK's what its response and its last request say."""
         said = error.__dict__
         sent = getattr(said.get("request"), "headers", {}).get("x-stainless-retry-count")
-        retries = int(sent) if isinstance(sent, str) and sent.isdecimal() else None
-        if hasattr(said.get("response"), "status_code"):
-            self.handed_over(said["response"], retries)
-        elif retries is not None:
+        retries = int(sent) if isinstance(sent, str) and sent.isdecimal() else self.retries
+        if isinstance(retries, int):
             self.call.answer.retries = retries
+        response, self.response = said.get("response", self.response), None
+        if hasattr(response, "status_code"):
+            self._read_head(response)
 
     @staticmethod
     def _request_id(headers: Any) -> str | None:
@@ -265,14 +292,17 @@ class Passing:
             call.finish()
 
     def _answered(self, result: Any) -> bool:
-        call, answer = self.call, self.call.answer
-        if self.asked.known is not None:
-            answer.usage = self.asked.known
+        call, asked = self.call, self.asked
+        answer, seen = call.answer, self.response
+        self.response = None  # what runs on in a copy of this context shall not keep it
+        if asked.known is not None:
+            answer.usage = asked.known
+        if isinstance(self.retries, int):
+            answer.retries = self.retries
         response = _response_of(result)
         if response is not None:
-            answer.http_status = getattr(response, "status_code", None)
-            answer.request_id = self._request_id(response.headers)
-            if self.asked.lines:
+            self._read_head(response)
+            if asked.lines:
                 return True  # it is watched already
             if self.stream or not response.is_closed:
                 Watch.over(response, self)
@@ -280,11 +310,16 @@ class Passing:
             if "json" in response.headers.get("content-type", ""):
                 self.reader.answered(response.json(), answer)
         else:
-            answer.http_status = answer.http_status or 200
-            answer.request_id = answer.request_id or getattr(result, "_request_id", None)
+            answer.request_id = getattr(result, "_request_id", None)
+            if seen is None:
+                answer.http_status = 200
+            elif answer.request_id is None or self.settings.rate_limits:
+                self._read_head(seen)
+            else:
+                answer.http_status = seen.status_code
             self.reader.answered(result, answer)
-        if self.asked.begun is not None:
-            self.asked.begun(answer)
+        if asked.begun is not None:
+            asked.begun(answer)
         call.finish()
         return True
 
@@ -302,13 +337,6 @@ def _with_options(
     args: tuple[Any, ...], kwargs: dict[str, Any], options: Any
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return ((args[0], options, *args[2:]), kwargs) if len(args) > 1 else (args, {**kwargs, "options": options})
-
-
-def _handed_over(wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    passing = _now.get()
-    if passing is not None and "response" in kwargs:
-        _guard.guarded("gate", passing.handed_over, kwargs["response"], kwargs.get("retries_taken"))
-    return wrapped(*args, **kwargs)
 
 
 def _take_from_under(outer: Any, wrapper: Any) -> None:

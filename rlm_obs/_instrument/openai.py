@@ -16,7 +16,7 @@ from rlm_obs._call import Answer, Needs
 from rlm_obs._hookspecs import hookimpl
 from rlm_obs._instrument import content
 from rlm_obs._instrument.bounds import bound_of, has_bound
-from rlm_obs._instrument.endpoints import ENDPOINTS, Asks, asked
+from rlm_obs._instrument.endpoints import ENDPOINTS, USUAL, Asks, asked
 from rlm_obs._instrument.joined import Joined
 from rlm_obs._instrument.later import Later, Price
 from rlm_obs._instrument.options import body_of, changed, fields_of, timeout_s
@@ -94,10 +94,12 @@ class OpenAIReader(Reader):
         self._later = Later()
 
     def read(self, client: Any, options: Any, stream: bool, awaits: bool, holds: InForce) -> Asked | None:
-        asks = asked(options.method, options.url)
+        asks = USUAL.get(options.url) if options.method == "post" else None
         if asks is None:
-            return None
-        endpoint = asks.endpoint
+            asks = asked(options.method, options.url)
+            if asks is None:
+                return None
+        endpoint, path = asks.endpoint, asks.path
         body = body_of(options)
         known = self._known(client, holds)
         model = body.get("model")
@@ -115,27 +117,28 @@ class OpenAIReader(Reader):
             params = {**self._later.params(asks.named), **params}
         request = Request(
             provider=known.provider,
-            endpoint=asks.path,
+            endpoint=path,
             operation=endpoint.operation,
             model=model if isinstance(model, str) else None,
             params=params if SHAPED.isdisjoint(body) else params | _taken_apart(body),
             streamed=stream,
             base_url=known.base_url,
-            attributes=_with_conversation(holds.attributes, body),
+            attributes=_with_conversation(holds.attributes, body) if "conversation" in body else holds.attributes,
         )
-        bound = functools.partial(bound_of, body, endpoint) if has_bound(endpoint, request) else None
+        bounded = endpoint.unbounded is None or has_bound(endpoint, request)
+        bound = functools.partial(bound_of, body, endpoint) if bounded else None
         settings = holds.runtime.settings
         wants = stream and endpoint.asks_usage and not _asked_already(body.get("stream_options"))
         if wants:
             wants = settings.stream_usage == "always" or (settings.stream_usage == "auto" and known.takes_stream_usage)
         waits = functools.partial(timeout_s, client, options)
-        tells = functools.partial(_fingerprint, asks.path, body)
+        tells = functools.partial(_fingerprint, path, body)
         return Asked(
             request,
             Needs(bound, waits, awaits, tells),
             functools.partial(content.of_request, body),
             wants,
-            known=_known_before(asks.path, body),
+            known=_known_before(body) if path == "/audio/speech" else None,
             begun=functools.partial(self._later.begun, request) if body.get("background") is True else None,
             later=functools.partial(self._told, asks, request, holds.runtime.prices.price) if later else None,
         )
@@ -248,10 +251,14 @@ class OpenAIReader(Reader):
 
     @staticmethod
     def _facts(said: Mapping[str, Any], into: Answer) -> None:
-        for name, attribute in FACTS:
-            value = said.get(name)
-            if value and isinstance(value, str):
-                setattr(into, attribute, value)
+        if isinstance(value := said.get("model"), str) and value:
+            into.model = value
+        if isinstance(value := said.get("id"), str) and value:
+            into.response_id = value
+        if isinstance(value := said.get("service_tier"), str) and value:
+            into.service_tier = value
+        if isinstance(value := said.get("system_fingerprint"), str) and value:
+            into.fingerprint = value
         used = read_answer(said, into.provider, into.endpoint)
         if used is not None:
             into.usage = used
@@ -291,23 +298,15 @@ class OpenAIReader(Reader):
         return not any(["moderation" in names for names in sent])  # in a moderated stream it may say more
 
 
-FACTS = (
-    ("model", "model"),
-    ("id", "response_id"),
-    ("service_tier", "service_tier"),
-    ("system_fingerprint", "fingerprint"),
-)
-
-
 def _deployment(base_url: str) -> str | None:
     """Return Azure's deployment, where the client has one for all of its calls."""
     found = re.search(r"/deployments/([^/]+)", base_url)
     return found[1] if found else None
 
 
-def _known_before(path: str, body: Mapping[str, Any]) -> Usage | None:
+def _known_before(body: Mapping[str, Any]) -> Usage | None:
     """Return what is used whatever is answered: the characters of what is to be spoken."""
-    text = body.get("input") if path == "/audio/speech" else None
+    text = body.get("input")
     return Usage(characters=len(text)) if isinstance(text, str) else None
 
 
@@ -330,8 +329,6 @@ def _taken_apart(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_conversation(attributes: Mapping[str, Any], body: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the user's attributes, and the conversation that the request names, if they name none."""
-    if "conversation" not in body:
-        return attributes
     named = body["conversation"]
     id_ = named.get("id") if isinstance(named, Mapping) else named
     return {CONVERSATION: id_, **attributes} if isinstance(id_, str) else attributes

@@ -54,13 +54,19 @@ class Chain:
 
         Where nobody but the built-in plugin prices, a usage of tokens is multiplied by the rates that are at hand.
         """
-        stated = plugin.stated()
+        stated = plugin.held
         plain = usage.charged_usd is None and not usage.also
         if plain and (stated.overrides is None or not stated.overrides.discounts) and self._prices_alone():
             found = _guard.held_back("price", by_tokens, request, model, tier, stated)
-            cost = None if found is None else found.cost(usage, duration_s)
-            if cost is not None:
-                return cost
+            if found is not None:
+                rates = found.rates  # what `found.cost` does, a call less
+                cost = (
+                    found.cost(usage, duration_s)
+                    if found.factors
+                    else rates.cost(usage, found.source, found.caveats, duration_s)
+                )
+                if cost is not None:
+                    return cost
         return self.price(as_answered(request, model, tier), usage, duration_s)
 
     def most(self, request: Request, bound: Bound, output_tokens: int | None = None) -> Cost | None:
@@ -78,7 +84,7 @@ class Chain:
         if self._prices_alone():
             output = bound.output_tokens if output_tokens is None else output_tokens
             try:
-                usd = self._slopes.most(request, bound, output, plugin.stated())
+                usd = self._slopes.most(request, bound, output, plugin.held)
             except Exception as error:
                 _guard.failed("price", error)
                 usd = None
@@ -89,7 +95,7 @@ class Chain:
 
     def _prices_alone(self) -> bool:
         """Tell whether the built-in plugin is the only one with a `price`; then its answers need not be asked for."""
-        callers = self._plugins.callers("price")
+        callers = self._plugins.known.get("price") or self._plugins.callers("price")
         if callers is not self._asked:
             self._asked = callers
             self._alone = [function for _, function, _ in callers] == [plugin.price_of_user, plugin.price]

@@ -17,25 +17,25 @@ if TYPE_CHECKING:
     from rlm_obs._settings import Settings
 
 PROVIDER = "provider"
-#: What `configured` was told last.
-_stated = Stated()
+#: What the settings said last: `stated()`, for those who ask at each call.
+held = Stated()
 
 
 def use(settings: Settings) -> None:
     """Take the user's prices, hosts and deployments from the settings. Raises ConfigError where they are wrong."""
-    global _stated
+    global held
     if settings.price_data is not None or settings.price_refresh or genai.in_use():
         genai.use(settings.price_data, refresh=settings.price_refresh)
     host_names.check(settings.hosts)
     named = deployments.read_deployments(settings.azure_deployments)
-    _stated = Stated(Overrides.read(settings.prices), dict(settings.hosts), named)
+    held = Stated(Overrides.read(settings.prices), dict(settings.hosts), named)
 
 
 def stated(overrides: Overrides | None = None) -> Stated:
     """Return what the settings said last, with other prices if some are given."""
     if overrides is None:
-        return _stated
-    return Stated(overrides, _stated.hosts, _stated.deployments, _stated.known)
+        return held
+    return Stated(overrides, held.hosts, held.deployments, held.known)
 
 
 @hookimpl
@@ -47,13 +47,13 @@ def configured(settings: Settings) -> None:
 @hookimpl(specname="price", tryfirst=True)
 def price_of_user(request: Request, usage: Usage, duration_s: float | None) -> Cost | None:
     """Answer with what was stated: the host's own charge, a host that is free, the user's price of the model or host."""
-    return by_user(request, usage, _stated, None, duration_s)
+    return by_user(request, usage, held, None, duration_s)
 
 
 @hookimpl(trylast=True)
 def price(request: Request, usage: Usage) -> Cost | None:
     """Answer from genai-prices, when nobody else did."""
-    return by_list(request, usage, _stated)
+    return by_list(request, usage, held)
 
 
 def by_user(

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from rlm_obs._pricing import finding
 from rlm_obs._pricing.dearest import MOST_KEPT, tiers_of
 from rlm_obs._pricing.parts import ZERO, own
-from rlm_obs._pricing.rates import Rates
-from rlm_obs._record import EXACT, Request
+from rlm_obs._pricing.rates import Rates, add, multiply
+from rlm_obs._record import Request
 
 if TYPE_CHECKING:
     from rlm_obs._budgets.bound import Bound
@@ -58,7 +58,12 @@ class Slopes:
             steps = self._kept[key] = self._steps(request, bound, stated)
         for start, slopes in steps:
             if given > start:
-                return max([_sum(slope, given, output_tokens) for slope in slopes])
+                most = ZERO
+                for each_in, each_out in slopes:
+                    usd = add(multiply(each_in, given), multiply(each_out, output_tokens))
+                    if usd > most:
+                        most = usd
+                return most
         return None
 
     def _steps(self, request: Request, bound: Bound, stated: Stated) -> tuple[Step, ...]:
@@ -84,10 +89,6 @@ class Slopes:
             )
             for start in (*sorted(starts, reverse=True), -1)
         )
-
-
-def _sum(slope: Slope, given: int, output: int) -> Decimal:
-    return EXACT.add(EXACT.multiply(slope[0], given), EXACT.multiply(slope[1], output))
 
 
 def _in_tier(request: Request, tier: object) -> Request:
@@ -119,10 +120,10 @@ def _slope(found: Found, left: Decimal, start: int, bound: Bound) -> Slope:
     if bound.speaks:
         output.append(own(rates.output_audio, rates.output))
     for _, factor in found.factors:
-        left = EXACT.multiply(left, factor)
+        left = multiply(left, factor)
     return (
-        EXACT.multiply(max([rate or ZERO for rate in given]), left),
-        EXACT.multiply(max([rate or ZERO for rate in output]), left),
+        multiply(max([rate or ZERO for rate in given]), left),
+        multiply(max([rate or ZERO for rate in output]), left),
     )
 
 

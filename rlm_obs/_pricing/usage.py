@@ -49,12 +49,11 @@ def read_usage(raw: object, provider: str = "openai", tool_usage: object = None)
     get = said.get
     into = get("prompt_tokens_details") or get("input_tokens_details") or get("input_token_details")
     out = get("completion_tokens_details") or get("output_tokens_details") or get("output_token_details")
-    prompt = count(get("prompt_tokens"))
-    chat = prompt is not None
-    if prompt is None:
+    prompt, answer = get("prompt_tokens"), get("completion_tokens")
+    chat = type(prompt) is int and 0 <= prompt <= ABSURD  # what `count` does, a call less for each number
+    if not chat:
         prompt = count(get("input_tokens"))
-    answer = count(get("completion_tokens"))
-    if answer is None:
+    if type(answer) is not int or not 0 <= answer <= ABSURD:
         answer = count(get("output_tokens"))
     if chat and provider in REASONING_LEFT_OUT:
         total = count(get("total_tokens"))
@@ -63,7 +62,10 @@ def read_usage(raw: object, provider: str = "openai", tool_usage: object = None)
     found: dict[str, Any] = {}
     if into is not None:
         parts = fields_of(into)
-        _read_parts(parts, INPUT_PARTS, found)
+        for name, part in INPUT_PARTS:
+            number = parts.get(name)
+            if type(number) is int and 0 <= number <= ABSURD:
+                found[part] = number
         split, kept = parts.get("cached_tokens_details"), parts.get("cache_write_tokens_details")
         if split is not None:
             split = fields_of(split).get
@@ -75,10 +77,15 @@ def read_usage(raw: object, provider: str = "openai", tool_usage: object = None)
         cached = count(get("prompt_cache_hit_tokens"))
         found["cached_input_tokens"] = count(get("cached_tokens")) if cached is None else cached
     if out is not None:
-        _read_parts(fields_of(out), OUTPUT_PARTS, found)
+        parts = fields_of(out)
+        for name, part in OUTPUT_PARTS:
+            number = parts.get(name)
+            if type(number) is int and 0 <= number <= ABSURD:
+                found[part] = number
     if "cache_read_input_tokens" in said or "cache_creation_input_tokens" in said:
         prompt, tools = _anthropic(said, prompt, tools, found)
-    seconds, charged = amount(get("seconds")), charge(said)
+    seconds = amount(get("seconds")) if "seconds" in said else None
+    charged = charge(said) if "cost" in said or "cost_in_usd_ticks" in said else None
     if prompt is None and not tools:
         known = (answer, seconds, found["cached_input_tokens"], found.get("input_audio_tokens"), charged)
         if all([one is None for one in known]):
@@ -86,13 +93,6 @@ def read_usage(raw: object, provider: str = "openai", tool_usage: object = None)
     return Usage(
         input_tokens=prompt, output_tokens=answer, seconds=seconds, tool_calls=tools, charged_usd=charged, **found
     )
-
-
-def _read_parts(said: Mapping[str, Any], names: tuple[tuple[str, str], ...], found: dict[str, Any]) -> None:
-    for name, part in names:
-        number = said.get(name)
-        if type(number) is int and 0 <= number <= ABSURD:  # what `count` does, a call less for each of nine
-            found[part] = number
 
 
 def _anthropic(

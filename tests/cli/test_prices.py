@@ -34,7 +34,7 @@ DATA = [
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     yield
-    plugin._stated = plugin.Stated()
+    plugin.held = plugin.Stated()
     genai.use(None, refresh=False)
 
 

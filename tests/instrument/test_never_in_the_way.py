@@ -69,7 +69,7 @@ BROKEN = {
         (Watch, "_hear"),
         (Watch, "_read_events"),
     ],
-    "call": [(Call, "_conclude"), (Call, "_record"), (Call, "_settle"), (Call, "_end_span")],
+    "call": [(Call, "_conclude"), (Call, "_settle"), (Call, "_end_span")],
     "price": [(Call, "_cost"), (Chain, "charge"), (Slopes, "most")],
     "budget": [(Admission, "_need"), (Admission, "ask"), (CostTracker, "book")],
     "span": [(Call, "_start_span")],

@@ -49,7 +49,7 @@ def only(collect: Collected) -> Record:
 
 def ended(tracker: CostTracker) -> bool:
     """Tell whether the one call has ended; reading this ends nothing, unlike `collect.records`."""
-    return tracker._tally.calls == 1
+    return tracker._tally.figures()["calls"] == 1
 
 
 async def within(seconds: float, true: Callable[[], bool]) -> bool:

@@ -27,7 +27,7 @@ FULL = Decimal("0.0035")
 def _nobodys_prices() -> Iterator[None]:
     """Leave no test's prices and hosts behind."""
     yield
-    plugin._stated = plugin.Stated()
+    plugin.held = plugin.Stated()
 
 
 def test_both_shapes_of_usage_and_our_own_are_taken() -> None:
@@ -109,7 +109,7 @@ def test_own_prices_hold(tmp_path: Path) -> None:
         for cost in (price("gpt-4o", CHAT, overrides=given), price_answer(ANSWER, overrides=given)):
             assert cost is not None
             assert (cost.total, cost.source) == (Decimal("0.001"), "override")
-    plugin._stated = plugin.Stated(Overrides.read(stated))
+    plugin.held = plugin.Stated(Overrides.read(stated))
     configured = price("gpt-4o", CHAT)
     assert configured is not None
     assert configured.source == "override"

@@ -25,7 +25,7 @@ USAGE = Usage(input_tokens=1_000_000, output_tokens=0)
 def _nobodys_prices() -> Iterator[None]:
     """Leave no test's prices and hosts behind."""
     yield
-    plugin._stated = plugin.Stated()
+    plugin.held = plugin.Stated()
 
 
 def chain(**settings: Any) -> Chain:

@@ -29,7 +29,7 @@ every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['kind']}
 def _nobodys_prices() -> Iterator[None]:
     """Leave no row's settings behind."""
     yield
-    plugin._stated = plugin.Stated()
+    plugin.held = plugin.Stated()
 
 
 def priced(row: dict[str, Any], answer: Any) -> Any:
