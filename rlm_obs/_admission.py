@@ -105,7 +105,7 @@ class Admission:
 
     def _renewed(self) -> tuple[Account, ...]:
         """Return the accounts that hold now; also when a window has ended while the call stood in line."""
-        shares = self._shares = tuple([tracker.accounts(self.request) for tracker in self.trackers])
+        shares = self._shares = tuple([t.plain or t.accounts(self.request) for t in self.trackers])
         self._accounts = shares[0] if len(shares) == 1 else tuple([account for share in shares for account in share])
         self._limited = self._expects = False
         for account in self._accounts:

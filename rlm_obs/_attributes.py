@@ -144,6 +144,15 @@ USAGE = {
 COST_PARTS = ("total", "input", "cached_input", "cache_write", "output", "tools")
 
 
+def asked_by(request: Request) -> dict[str, Any]:
+    """Return what a span says of a request from its start on, in a dict of the caller's own."""
+    said: dict[str, Any] | None = request.found.get("attributes")
+    if said is None:
+        said = request.found["attributes"] = {}
+        of_request(request, said)
+    return said.copy()
+
+
 def of_request(request: Request, into: dict[str, Any]) -> None:
     """Write what was asked into `into`: what a sampler may want to see, and the parameters as sent."""
     into[OPERATION] = request.operation

@@ -47,7 +47,8 @@ class Budget:
         self.alert_threshold = thresholds[0]
         self._book, self.guards, self._per = book, guards, per
         self._alert_from = min(Decimal(str(self.alert_threshold)), alerts.PACE_FROM)
-        self._plain = book.accounts() if book.window is None and per is None else None
+        #: The accounts of every call, where neither its time nor its key makes a difference.
+        self.plain = book.accounts() if book.window is None and per is None else None
         self._tally, self._tally_of = Tally(), book.turn().name
         self._alerted: set[tuple[str, str, str]] = set()
         self._lock = threading.Lock()
@@ -55,7 +56,7 @@ class Budget:
 
     def accounts(self, request: Request) -> tuple[Account, ...]:
         """Return the accounts in which a call is held and settled."""
-        return self._plain or self._book.accounts(self._key_of(request) or "")
+        return self.plain or self._book.accounts(self._key_of(request) or "")
 
     def cheaper(self, request: Request) -> str | None:
         """Return the model that a call gets instead of its own, from the first threshold on; None: its own."""

@@ -8,9 +8,10 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel
@@ -45,12 +46,9 @@ FROM_STREAM = "output counted from the stream"
 INPUT_BOUND = "input estimated from its bytes"
 
 
-@dataclass(slots=True)
 class Answer:
     """What an answer has said so far; a plain answer fills it at once, a stream chunk by chunk. The last word wins."""
 
-    provider: str = "openai"
-    endpoint: str = ""
     model: str | None = None
     response_id: str | None = None
     usage: Usage | None = None
@@ -66,38 +64,27 @@ class Answer:
     tool_calls: int | None = None
     retries: int | None = None
     limits: Mapping[str, Any] | None = None
-    kept: Mapping[str, Any] = field(default_factory=dict)  # what a reader keeps for itself between the events
-    captures: bool = False
+    kept: Mapping[str, Any] = MappingProxyType({})  # what a reader keeps for itself between the events
     content: Any = None
+
+    def __init__(self, provider: str = "openai", endpoint: str = "", captures: bool = False) -> None:
+        self.provider, self.endpoint, self.captures = provider, endpoint, captures
 
 
 class Call:
     """`admit -> start -> first_chunk? -> finish | fail | abort`; ending it again is harmless and changes nothing."""
 
-    __slots__ = (
-        "_began",
-        "_budget",
-        "_content",
-        "_duration_s",
-        "_first_chunk_s",
-        "_number",
-        "_operations",
-        "_plugins",
-        "_price",
-        "_process",
-        "_record",
-        "_span",
-        "_started_at",
-        "_tracer",
-        "_waited_s",
-        "answer",
-        "cost",
-        "ended",
-        "error",
-        "request",
-        "status",
-        "switched_from",
-    )
+    ended = False
+    status: CallStatus | None = None  # None: it goes on
+    error: str | None = None
+    cost: Cost | None = None
+    switched_from: str | None = None
+    _record: Record | None = None
+    _span: Span | None = None
+    _first_chunk_s: float | None = None
+    _waited_s = 0.0
+    _number = 0
+    _duration_s = 0.0
 
     def __init__(
         self,
@@ -115,16 +102,7 @@ class Call:
         self.request, self._tracer, self._operations = request, tracer, operations
         self._plugins, self._price, self._content = plugins, price, content
         self._budget = Admission(request, needs, trackers, most)
-        self.answer = Answer(request.provider, request.endpoint, captures=content is not None)
-        self.ended = False
-        self.status: CallStatus | None = None  # None: it goes on
-        self.error: str | None = None
-        self.cost: Cost | None = None
-        self._record: Record | None = None
-        self.switched_from: str | None = None
-        self._span: Span | None = None
-        self._first_chunk_s: float | None = None
-        self._waited_s = 0.0
+        self.answer = Answer(request.provider, request.endpoint, content is not None)
         self._process = _prefix
         self._started_at = time.time()
         self._began = time.perf_counter()
@@ -172,12 +150,9 @@ class Call:
         return _guard.guarded("span", self._start_span, self._tracer)
 
     def _start_span(self, tracer: Tracer) -> otel.Context:
-        first: dict[str, Any] = {}
-        names.of_request(self.request, first)
-        model = self.request.model
-        self._span = tracer.start_call(
-            self.request.operation if model is None else f"{self.request.operation} {model}", first
-        )
+        asked = self.request
+        name = asked.operation if asked.model is None else f"{asked.operation} {asked.model}"
+        self._span = tracer.start_call(name, names.asked_by(asked))
         return tracer.context_of(self._span)
 
     @property

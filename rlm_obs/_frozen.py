@@ -21,6 +21,10 @@ def quick_to_make(cls: type[T]) -> type[T]:
     given, passed, assigned = [], [], []
     for field in fields(cls):  # type: ignore[arg-type]  # it is a data class
         name, value = field.name, field.name
+        if not field.init:
+            names[f"_new_{name}"] = field.default_factory
+            assigned.append(f"    self.{name} = _new_{name}()")
+            continue
         if field.default_factory is not MISSING:
             names[f"_new_{name}"] = field.default_factory
             given.append(f"{name}=_unset")

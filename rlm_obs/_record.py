@@ -57,6 +57,25 @@ class Request:
     streamed: bool = False
     base_url: str = ""
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    #: What was found out about such a request, by those who ask at each call: true whatever its attributes are.
+    found: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def within(self, attributes: Mapping[str, Any]) -> Request:
+        """Return the same request with other attributes."""
+        if not attributes and not self.attributes:
+            return self
+        same = Request(
+            provider=self.provider,
+            endpoint=self.endpoint,
+            operation=self.operation,
+            model=self.model,
+            params=self.params,
+            streamed=self.streamed,
+            base_url=self.base_url,
+            attributes=attributes,
+        )
+        object.__setattr__(same, "found", self.found)
+        return same
 
 
 @quick_to_make

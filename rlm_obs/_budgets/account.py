@@ -260,6 +260,7 @@ class _Here(threading.local):
 
     def __init__(self) -> None:
         self.thread = weakref.ref(threading.current_thread())
+        hash(self.thread)  # kept by the reference: it can be looked for when its thread is gone
 
 
 _here = _Here()
@@ -268,7 +269,11 @@ _here = _Here()
 def whoever() -> Owner:
     """Return who is running: the thread, and the asyncio task if there is one."""
     task = None if asyncio._get_running_loop() is None else asyncio.current_task()
-    return _here.thread, None if task is None else weakref.ref(task)
+    if task is None:
+        return _here.thread, None
+    reference = weakref.ref(task)
+    hash(reference)
+    return _here.thread, reference
 
 
 def in_event_loop() -> bool:

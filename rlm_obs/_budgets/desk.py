@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 
 from rlm_obs._budgets import refusals
@@ -204,10 +204,13 @@ class Desk:
     def serve(self) -> None:
         """Go through the line from its head; who still has to wait keeps the later ones off the same money."""
         blocked: set[Account] = set()
+        waited_for: set[Owner] | None = None
         for waiting in list(self._line):
             wanted = _wanted(waiting.need, waiting.accounts)
             behind = not blocked.isdisjoint(wanted)
-            if behind and not self._is_waited_for(waiting.accounts, waiting.owner):
+            if behind and waited_for is None:
+                waited_for = self._waited_for()
+            if behind and waiting.owner not in waited_for:  # type: ignore[operator]  # found above
                 blocked.update(wanted)  # nobody overtakes it on the rest of its money either
                 continue
             tokens, refusal = self._judge(waiting.need, waiting.accounts, waiting.owner)
@@ -298,14 +301,15 @@ class Desk:
     def _is_behind(self, need: Need, accounts: tuple[Account, ...], owner: Owner) -> bool:
         """Tell whether a call has to stand behind others: it wants the same money, and none of them waits for it."""
         mine = _wanted(need, accounts)
-        if not mine or self._is_waited_for(accounts, owner):
+        if all(mine.isdisjoint(_wanted(w.need, w.accounts)) for w in self._line):
             return False
-        return any(not mine.isdisjoint(_wanted(w.need, w.accounts)) for w in self._line)
+        return owner not in self._waited_for(mine)
 
-    @staticmethod
-    def _is_waited_for(accounts: tuple[Account, ...], owner: Owner) -> bool:
-        """Tell whether those in line may be waiting for this very caller, who holds some of the money already."""
-        return any(a.holds and a.held_by(owner) for a in accounts)
+    def _waited_for(self, too: Iterable[Account] = ()) -> set[Owner]:
+        """Return who holds some of the money that is wanted in line (and `too`): those in line may be waiting for these,
+        whatever they ask for."""
+        wanted = {account for waiting in self._line for account in _wanted(waiting.need, waiting.accounts)}.union(too)
+        return {hold.owner for account in wanted for hold in account.holds.values() if any(hold.amounts)}
 
     @staticmethod
     def _short(need: Need, accounts: tuple[Account, ...]) -> Account:

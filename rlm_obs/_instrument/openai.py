@@ -7,7 +7,7 @@ import json
 import re
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rlm_obs import _guard
@@ -53,6 +53,7 @@ PARAMS = frozenset(
 )
 SCALARS = (str, int, float, bool)
 SHAPED = frozenset({"stop", "encoding_format", "response_format", "text"})
+MOST_REQUESTS = 256
 TOOL_ITEMS = frozenset({"function_call", "custom_tool_call"})
 #: Events of which each brings the usage of one image.
 IMAGES = frozenset({"image_generation.completed", "image_edit.completed"})
@@ -69,6 +70,8 @@ class Client:
     provider: str
     takes_stream_usage: bool
     deployment: str | None = None
+    #: What it has asked, but for the content: programs ask the same again and again.
+    requests: dict[tuple[Any, ...], Request] = field(default_factory=dict)
 
 
 class OpenAIReader(Reader):
@@ -115,16 +118,24 @@ class OpenAIReader(Reader):
         later = endpoint.bill == "later" and not stream
         if asks.named is not None:
             params = {**self._later.params(asks.named), **params}
-        request = Request(
-            provider=known.provider,
-            endpoint=path,
-            operation=endpoint.operation,
-            model=model if isinstance(model, str) else None,
-            params=params if SHAPED.isdisjoint(body) else params | _taken_apart(body),
-            streamed=stream,
-            base_url=known.base_url,
-            attributes=_with_conversation(holds.attributes, body) if "conversation" in body else holds.attributes,
-        )
+        if not SHAPED.isdisjoint(body):
+            params |= _taken_apart(body)
+        asked_before = (path, stream, model if isinstance(model, str) else None, *params.items())
+        request = known.requests.get(asked_before)
+        if request is None:
+            if len(known.requests) >= MOST_REQUESTS:
+                known.requests.clear()
+            request = known.requests[asked_before] = Request(
+                provider=known.provider,
+                endpoint=path,
+                operation=endpoint.operation,
+                model=model if isinstance(model, str) else None,
+                params=params,
+                streamed=stream,
+                base_url=known.base_url,
+            )
+        if holds.attributes or "conversation" in body:
+            request = request.within(_with_conversation(holds.attributes, body))
         bounded = endpoint.unbounded is None or has_bound(endpoint, request)
         bound = functools.partial(bound_of, body, endpoint) if bounded else None
         settings = holds.runtime.settings
@@ -329,7 +340,7 @@ def _taken_apart(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_conversation(attributes: Mapping[str, Any], body: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the user's attributes, and the conversation that the request names, if they name none."""
-    named = body["conversation"]
+    named = body.get("conversation")
     id_ = named.get("id") if isinstance(named, Mapping) else named
     return {CONVERSATION: id_, **attributes} if isinstance(id_, str) else attributes
 

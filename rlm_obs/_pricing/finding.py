@@ -32,7 +32,6 @@ class Stated:
     deployments: Mapping[str, Deployment] = field(default_factory=dict)
     known: dict[str, Host] = field(default_factory=dict)
     listed: dict[tuple[object, ...], Found | None] = field(default_factory=dict)
-    answered: dict[tuple[object, ...], Found | None] = field(default_factory=dict)
     _minute: int = 0
     _moment: object = None
 
@@ -40,7 +39,7 @@ class Stated:
         """Return the same object for a minute; then what was found in the list is forgotten, and looked up again."""
         minute = int(time.time()) // MINUTE_S
         if minute != self._minute:
-            self.listed, self.answered = {}, {}
+            self.listed = {}
             self._minute, self._moment = minute, object()
         return self._moment
 
@@ -164,24 +163,14 @@ def as_answered(request: Request, model: str | None, tier: str | None) -> Reques
 
 def by_tokens(request: Request, model: str | None, tier: str | None, stated: Stated) -> Found | None:
     """Return the rates that hold for a request as it was answered, found once a minute; None where rates do not tell all."""
-    params = request.params
-    key = (
-        *(request.provider, model or request.model, request.base_url, request.endpoint),
-        *(tier or params.get("service_tier"), params.get("deployment"), params.get("completion_window")),
-    )
-    stated.moment()
-    kept = stated.answered
-    try:
-        return kept[key]
-    except KeyError:
-        if len(kept) >= MOST_FOUND:
-            kept.clear()
-        free = stated.hosts and request.base_url and stated.host(request.base_url).free
-        there = None if free else found(as_answered(request, model, tier), stated)
-        kept[key] = there
+    moment, kept = stated.moment(), request.found.get("rates")
+    if kept is not None and kept[0] is moment and kept[1] == model and kept[2] == tier:
+        there: Found | None = kept[3]
         return there
-    except TypeError:  # a parameter that is no text
-        return None
+    free = stated.hosts and request.base_url and stated.host(request.base_url).free
+    there = None if free else found(as_answered(request, model, tier), stated)
+    request.found["rates"] = moment, model, tier, there
+    return there
 
 
 def found(request: Request, stated: Stated, at: datetime | None = None) -> Found | None:

@@ -104,6 +104,8 @@ class DeskMachine(RuleBasedStateMachine):
         accounts = tuple(self.accounts[n] for n in sorted(which))
         before = [(a.spent, a.held) for a in self.accounts]
         scarce = {account for account in accounts if account.limit is not None}
+        if mine and any(w.owner == desk_module.whoever() for w in self.waiting):
+            return  # who waits asks for nothing
         in_line = [w for w in self.waiting if not scarce.isdisjoint(w.accounts)]
         run = (lambda work: work()) if mine else elsewhere
         try:
@@ -114,9 +116,10 @@ class DeskMachine(RuleBasedStateMachine):
             return
         if isinstance(found, Waiting):
             assert may_wait
-            holds = [h for a in accounts for h in a.holds.values()]
-            if mine and holds:
-                assert any(h.owner != desk_module.whoever() for h in holds), "it waits for its own holds"
+            if mine:
+                wanted = {a for w in (*self.waiting, found) for a in w.accounts}
+                others = [h for a in wanted for h in a.holds.values() if h.owner != desk_module.whoever()]
+                assert any(any(h.amounts) for h in others), "it waits for its own holds"
             assert [(a.spent, a.held) for a in self.accounts] == before
             self.waiting.append(found)
             return
@@ -177,7 +180,7 @@ class DeskMachine(RuleBasedStateMachine):
 
     def is_waited_for(self, waiting: Waiting) -> bool:
         """Who holds money already does not stand behind those who may be waiting for it."""
-        holds = [h for a in waiting.accounts for h in a.holds.values() if h is not waiting.hold]
+        holds = [h for w in self.waiting for a in limited(w) for h in a.holds.values() if h is not waiting.hold]
         return any(h.owner == waiting.owner and h.amount for h in holds)  # nobody waits for a hold of nothing
 
     @invariant()
@@ -330,6 +333,22 @@ def test_who_holds_money_does_not_wait_behind_those_who_wait_for_it() -> None:
     desk.settle(inner.hold, Decimal(0))
     desk.settle(mine, Decimal(0))
     assert behind.hold is not None
+
+
+def test_who_holds_other_money_that_is_waited_for_does_not_wait_either() -> None:
+    """A stream is open under one budget, another thread waits for its money under two, and the stream's thread asks under the
+    second: it goes at once, or both would wait for each other.
+    """
+    desk, first, second = Desk(), Account("first", Decimal("0.14")), Account("second", Decimal("0.02"))
+    hold = desk.ask(need("0.13"), (first,), "stream", may_wait=True)
+    assert isinstance(hold, Hold)
+    waiting = elsewhere(lambda: desk.ask(need("0.02"), (first, second), "both", may_wait=True))
+    assert isinstance(waiting, Waiting)
+    asked = desk.ask(need("0.01"), (second,), "second", may_wait=True)
+    assert isinstance(asked, Hold)
+    for one in (asked, hold):
+        desk.settle(one, Decimal(0))
+    assert waiting.wait(5).amount == Decimal("0.02")
 
 
 def test_nobody_is_overtaken_by_a_chain_of_budgets() -> None:
