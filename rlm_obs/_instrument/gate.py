@@ -21,8 +21,12 @@ from rlm_obs.errors import BudgetExceeded
 
 #: The call whose request is just being made here: its response is seen before the SDK parses it.
 _now: ContextVar[Passing | None] = ContextVar("rlm_obs_passing", default=None)
-#: Where the SDK hands over a response, with the count of its retries: `request` itself gives neither away.
+#: Where the SDK makes its object of a response, which tells more than that object: patched once a call needs it.
 HANDS_OVER = "_process_response"
+#: What the SDK does before it tries again: `request` itself does not say how often it did.
+TRIES_AGAIN = "_sleep_for_retry"
+#: What the SDK's own models have: they tell the id of their response, and hold no response.
+MODEL = "__pydantic_fields__"
 
 
 class Patch:
@@ -125,39 +129,61 @@ class Patch:
         """Stand for what makes the user's object of a response: keep the response, whose head is read with the answer."""
         passing = _now.get()
         if passing is not None and self.on:
-            passing.response, passing.retries = kwargs.get("response"), kwargs.get("retries_taken")
+            passing.response = kwargs.get("response")
             if passing.asked.lines:
                 _guard.guarded("gate", passing.begun)
+        return wrapped(*args, **kwargs)
+
+    def tries_again(
+        self, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Stand for what a client does before it tries again: count it."""
+        passing = _now.get()
+        if passing is not None and self.on:
+            passing.retries = (passing.retries or 0) + 1
         return wrapped(*args, **kwargs)
 
 
 class Gate:
     """Patches `request` of the classes of one SDK; `uninstall` leaves each class exactly as it was.
 
-    Where the SDK has the method, `_process_response` too, which tells the headers and the retries of a parsed answer.
+    Where the SDK has them, `_sleep_for_retry` too, to count its retries, and `_process_response` from the first call on
+    whose answer does not tell what its head does: which costs every call a little.
     """
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
         self._patches: list[Patch] = []
+        self._sees_heads = False
+        self._tries: int | None = None  # how often a call has tried again as it begins; None: it cannot be counted
 
     def install(self, cls: type, *, awaits: bool) -> None:
         """Wrap `cls.request`; a second time it does nothing."""
         if any(patch.cls is cls for patch in self._patches):
             return
-        patch = Patch(self, cls, "request")
-        patch.put(patch.request_async if awaits else patch.request)
+        self._put(Patch(self, cls, "request"), Patch.request_async if awaits else Patch.request)
+        if hasattr(cls, TRIES_AGAIN):
+            self._put(Patch(self, cls, TRIES_AGAIN), Patch.tries_again)
+            self._tries = 0
+
+    def see_heads(self) -> None:
+        """Have the responses of calls kept until their answers are read, from this call on."""
+        if not self._sees_heads:
+            self._sees_heads = True
+            for cls in [patch.cls for patch in self._patches if patch.name == "request"]:
+                if hasattr(cls, HANDS_OVER):
+                    self._put(Patch(self, cls, HANDS_OVER), Patch.handed_over)
+
+    def _put(self, patch: Patch, through: Callable[..., Any]) -> None:
+        patch.put(through.__get__(patch))
         self._patches.append(patch)
-        if hasattr(cls, HANDS_OVER):
-            patch = Patch(self, cls, HANDS_OVER)
-            patch.put(patch.handed_over)
-            self._patches.append(patch)
 
     def uninstall(self) -> None:
         """Take our wrapper away, and only ours: what somebody put over it stays, and loses ours from under it.
 
         Where that cannot be done (a plain function calls ours), ours stays and does nothing any more.
         """
+        self._sees_heads = False
         while self._patches:
             patch = self._patches.pop()
             patch.on = False
@@ -173,32 +199,40 @@ class Gate:
         self, client: Any, args: tuple[Any, ...], kwargs: dict[str, Any], holds: InForce, awaits: bool
     ) -> Passing | None:
         """Read a request; None for one that passes straight through."""
+        cast_to = args[0] if args else kwargs.get("cast_to")
         options = args[1] if len(args) > 1 else kwargs["options"]
         stream = bool(kwargs.get("stream", False))
         asked = self.reader.read(client, options, stream, awaits, holds)
         if asked is None:
             return None
+        if asked.lines or holds.runtime.settings.rate_limits or not hasattr(cast_to, MODEL):
+            self.see_heads()
         said: Mapping[str, Any] | None = None
         if asked.content is not None and holds.runtime.settings.capture_content:
             said = _guard.guarded("content", asked.content) or {}
         call: Any = Unbilled() if asked.lines else holds.call(asked.request, asked.needs, said)
-        return Passing(self.reader, call, asked, options, stream, awaits, holds)
+        return Passing(self, call, asked, options, stream, awaits, holds, self._tries)
 
 
 @dataclass(slots=True)
 class Passing:
     """One call on its way through the gate: what was asked, and what becomes of its answer."""
 
-    reader: Reader
+    gate: Gate
     call: Call
     asked: Asked
     options: Any
     stream: bool
     awaits: bool
     holds: InForce
-    #: As the SDK's `_process_response` was given them.
+    retries: int | None
+    #: What `_process_response` was given, where it is patched.
     response: Any = None
-    retries: Any = None
+
+    @property
+    def reader(self) -> Reader:
+        """Who knows the SDK."""
+        return self.gate.reader
 
     @property
     def settings(self) -> Settings:
@@ -233,6 +267,7 @@ class Passing:
             options = args[1] if len(args) > 1 else kwargs["options"]
             heard = _guard.guarded("gate", self.reader.overhear, options, self.call.answer)
             if heard is not None:
+                self.gate.see_heads()  # if its parser fails, nothing else tells what was answered
                 args, kwargs = _with_options(args, kwargs, heard)
         elif kwargs.get("stream_cls") is not None:
             watched = _guard.guarded("gate", leaving, kwargs["stream_cls"])
@@ -257,9 +292,7 @@ class Passing:
         """Take from an exception of the SDK's what its response and its last request say."""
         said = error.__dict__
         sent = getattr(said.get("request"), "headers", {}).get("x-stainless-retry-count")
-        retries = int(sent) if isinstance(sent, str) and sent.isdecimal() else self.retries
-        if isinstance(retries, int):
-            self.call.answer.retries = retries
+        self.call.answer.retries = int(sent) if isinstance(sent, str) and sent.isdecimal() else self.retries
         response, self.response = said.get("response", self.response), None
         if hasattr(response, "status_code"):
             self._read_head(response)
@@ -297,9 +330,8 @@ class Passing:
         self.response = None  # what runs on in a copy of this context shall not keep it
         if asked.known is not None:
             answer.usage = asked.known
-        if isinstance(self.retries, int):
-            answer.retries = self.retries
-        response = _response_of(result)
+        answer.retries = self.retries
+        response = None if hasattr(type(result), MODEL) else _response_of(result)
         if response is not None:
             self._read_head(response)
             if asked.lines:
@@ -349,7 +381,7 @@ def _take_from_under(outer: Any, wrapper: Any) -> None:
 
 def _response_of(result: Any) -> Any:
     """Return the HTTP response behind a result: a stream's, a raw or binary answer's, itself; None for parsed data."""
-    if hasattr(type(result), "__pydantic_fields__") or isinstance(result, dict | list | str | bytes):
+    if hasattr(type(result), MODEL) or isinstance(result, dict | list | str | bytes):
         return None
     for found in (getattr(result, "http_response", None), getattr(result, "response", None), result):
         if hasattr(found, "is_closed") and hasattr(found, "headers") and hasattr(found, "iter_bytes"):

@@ -32,6 +32,7 @@ class Stated:
     deployments: Mapping[str, Deployment] = field(default_factory=dict)
     known: dict[str, Host] = field(default_factory=dict)
     listed: dict[tuple[object, ...], Found | None] = field(default_factory=dict)
+    answered: dict[tuple[object, ...], Found | None] = field(default_factory=dict)
     _minute: int = 0
     _moment: object = None
 
@@ -39,7 +40,7 @@ class Stated:
         """Return the same object for a minute; then what was found in the list is forgotten, and looked up again."""
         minute = int(time.time()) // MINUTE_S
         if minute != self._minute:
-            self.listed = {}
+            self.listed, self.answered = {}, {}
             self._minute, self._moment = minute, object()
         return self._moment
 
@@ -167,10 +168,27 @@ def by_tokens(request: Request, model: str | None, tier: str | None, stated: Sta
     if kept is not None and kept[0] is moment and kept[1] == model and kept[2] == tier:
         there: Found | None = kept[3]
         return there
-    free = stated.hosts and request.base_url and stated.host(request.base_url).free
-    there = None if free else found(as_answered(request, model, tier), stated)
+    try:
+        there = _as_answered(request, model, tier, stated)
+    except TypeError:  # a parameter that is no text
+        return None
     request.found["rates"] = moment, model, tier, there
     return there
+
+
+def _as_answered(request: Request, model: str | None, tier: str | None, stated: Stated) -> Found | None:
+    """Return what `by_tokens` does, found once for all requests that are priced alike."""
+    params, kept = request.params, stated.answered
+    key = (
+        *(request.provider, model or request.model, request.base_url, request.endpoint),
+        *(tier or params.get("service_tier"), params.get("deployment"), params.get("completion_window")),
+    )
+    if key not in kept:
+        if len(kept) >= MOST_FOUND:
+            kept.clear()
+        free = stated.hosts and request.base_url and stated.host(request.base_url).free
+        kept[key] = None if free else found(as_answered(request, model, tier), stated)
+    return kept[key]
 
 
 def found(request: Request, stated: Stated, at: datetime | None = None) -> Found | None:

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from rlm_obs._pricing import finding
-from rlm_obs._pricing.dearest import tiers_of
+from rlm_obs._pricing.dearest import MOST_KEPT, tiers_of
 from rlm_obs._pricing.parts import ZERO, own
 from rlm_obs._pricing.rates import Rates, add, multiply
 from rlm_obs._record import Request
@@ -33,6 +33,8 @@ class Slopes:
 
     def __init__(self, project_tier: str = "any") -> None:
         self._project_tier = project_tier
+        self._kept: dict[tuple[object, ...], tuple[Step, ...]] = {}
+        self._moment: object = None
 
     def most(self, request: Request, bound: Bound, output_tokens: int, stated: Stated) -> Decimal | None:
         """Return the most, in US dollars; None where rates alone do not tell it: sounds, images, time, no price at all."""
@@ -42,7 +44,11 @@ class Slopes:
         kind = "slopes" if not bound.speaks and not bound.long_cache else f"slopes {bound.speaks} {bound.long_cache}"
         kept = request.found.get(kind)
         if kept is None or kept[0] is not moment or kept[1] is not self:
-            kept = request.found[kind] = (moment, self, self._steps(request, bound, stated))
+            try:
+                steps = self._steps_of(request, bound, stated, moment)
+            except TypeError:  # a tier that is no text
+                return None
+            kept = request.found[kind] = (moment, self, steps)
         for start, slopes in kept[2]:
             if given > start:
                 most = ZERO
@@ -52,6 +58,22 @@ class Slopes:
                         most = usd
                 return most
         return None
+
+    def _steps_of(self, request: Request, bound: Bound, stated: Stated, moment: object) -> tuple[Step, ...]:
+        """Return the steps of a request, found once for all that are priced alike."""
+        if moment is not self._moment:
+            self._kept, self._moment = {}, moment
+        params = request.params
+        key = (
+            *(request.provider, request.model, request.base_url, request.endpoint, params.get("service_tier")),
+            *(params.get("deployment"), params.get("completion_window"), bound.speaks, bound.long_cache),
+        )
+        steps = self._kept.get(key)
+        if steps is None:
+            if len(self._kept) >= MOST_KEPT:
+                self._kept.clear()
+            steps = self._kept[key] = self._steps(request, bound, stated)
+        return steps
 
     def _steps(self, request: Request, bound: Bound, stated: Stated) -> tuple[Step, ...]:
         """Return the steps of all tiers that may be billed, or none where one of them is not known by its rates alone."""

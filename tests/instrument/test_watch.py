@@ -17,7 +17,7 @@ from openai.types.chat import ChatCompletionChunk
 
 from rlm_obs import _lost
 from rlm_obs._call import Call, Needs
-from rlm_obs._instrument.gate import Passing
+from rlm_obs._instrument.gate import Gate, Passing
 from rlm_obs._instrument.openai import OpenAIReader
 from rlm_obs._instrument.reader import Asked
 from rlm_obs._instrument.watch import Watch, leaving
@@ -37,7 +37,7 @@ def said(text: str | None, finish: str | None = None) -> dict[str, Any]:
     return {**HEAD, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}], "usage": None}
 
 
-SETTINGS, READER = Settings(), OpenAIReader()
+SETTINGS, GATE = Settings(), Gate(OpenAIReader())
 CHUNKS = [said("Grüße"), said('\n\ndata: {"usage":{"x"'), said(None, "stop")]
 ASKED_FOR = {**HEAD, "choices": [], "usage": USAGE}
 
@@ -86,7 +86,7 @@ def watched(pieces: Sequence[bytes], *, asked: bool, awaits: bool = False) -> tu
     asking = Asked(request, Needs(None), None, asked)
     response = HTTP.Response(200, headers={"content-type": "text/event-stream"}, stream=Cut(pieces))
     response.request = HTTP.Request("POST", "http://127.0.0.1/")
-    Watch.over(response, Passing(READER, call, asking, None, True, awaits, SETTINGS))
+    Watch.over(response, Passing(GATE, call, asking, None, True, awaits, SETTINGS, None))
     return response, call
 
 
