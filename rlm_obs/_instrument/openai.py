@@ -292,14 +292,18 @@ class OpenAIReader(Reader):
                 found = (found or "") + (text if isinstance(text, str) else "")
         return found
 
-    def quiet(self, event: Any) -> bool:
+    def piece(self, event: Any) -> str | None:
         try:
             (choice,) = event.choices
             if choice.finish_reason is not None or event.usage is not None:
-                return False
-            return not getattr(getattr(choice, "delta", None), "tool_calls", None)
+                return None
+            delta = choice.delta
+            if delta.tool_calls:
+                return None
+            return delta.content or ("" if getattr(delta, "reasoning_content", None) else None)
         except (AttributeError, TypeError, ValueError):
-            return str(getattr(event, "type", "")).endswith(".delta")
+            kind = getattr(event, "type", None)
+            return self.written(event) if isinstance(kind, str) and kind.endswith(".delta") else None
 
     def only_usage(self, event: Any) -> bool:
         said = fields_of(event)

@@ -70,9 +70,10 @@ class Reader(Protocol):
         """Return the text that a stream event brings, "" for output that is no text; None for an event without output."""
         return None
 
-    def quiet(self, event: Any) -> bool:
-        """Tell, at once, that an event (an object of the SDK) says nothing but a piece of text; False if in doubt."""
-        return False
+    def piece(self, event: Any) -> str | None:
+        """Return, at once, the text of an event (an object of the SDK) that says nothing else, "" for output that is no text;
+        None for any other, and if in doubt."""
+        return None
 
     def only_usage(self, event: Any) -> bool:
         """Tell whether an event carries the usage and nothing for the user."""

@@ -43,13 +43,17 @@ class Watch:
         self._items: Any = None  # the SDK's stream, where it reads the response and tells what its events say
         self._inside = False
         self._left = False
+        self._left_at = 0
         self._handled = id(sys.exception())  # what the user's code handled before; the id keeps nothing alive
         self._tail = b""
         self._room = passing.call.output_room  # tokens that the stream may write; None: as many as it likes
         self._kept: list[bytes] = []  # what it has brought, while it has a room that it may outgrow
         self._kept_size = 0
         self._body: list[bytes] | None = []
-        self._body_size = self._count = self._size = self._envelope = 0
+        self._body_size = self._size = self._envelope = 0
+        self.count = 0  # events so far
+        self.most = sys.maxsize if self._room is None else self._room + SLACK  # from more on, its output is counted
+        self.texts: list[str] | None = None  # what was written, where it has a room
 
     @classmethod
     def over(cls, response: Any, passing: Passing) -> None:
@@ -71,12 +75,17 @@ class Watch:
     def _iter_bytes(self, chunk_size: int | None = None) -> Iterator[bytes]:
         try:
             self._inside = True
-            for data in self._type.iter_bytes(self._response, chunk_size):
+            source = self._type.iter_bytes(self._response, chunk_size)
+            for data in source:
                 passed = self._see(data)
                 self._inside = False
                 if passed:
                     yield passed
                 self._inside = True
+                if self._envelope and self._items is not None:  # the rest is heard, and need not be seen
+                    self._inside = False
+                    yield from source
+                    self._inside = True
             rest = self._eof()
             if rest:
                 yield rest
@@ -138,13 +147,9 @@ class Watch:
         """Look at what has arrived and return what the user gets: all, but a usage event that only we asked for."""
         self._left = False
         if self._items is not None:
-            size = len(data)
-            self._size += size
+            self._size += len(data)
             if not self._envelope:
                 self._measure(data)
-            if self._room is not None and self._kept_size <= MOST_KEPT_BYTES:  # `_keep_written`, a call less
-                self._kept.append(data)
-                self._kept_size += size
             return data
         if self._lines is not None:
             *lines, self._tail = (self._tail + data).split(b"\n")
@@ -165,13 +170,13 @@ class Watch:
         events = whole.count(b"data:")
         if not events:
             return whole  # nothing yet, or a comment that keeps the line alive
-        first = not self._count
+        first = not self.count
         self._size += len(whole)
-        self._count += events
+        self.count += events
         if self._room is not None:
             self._keep_written(whole)
-            if self._count - SLACK > self._room:
-                self._outgrow(self._room)
+            if self.count > self.most:
+                self._outgrow(*self._written())
         if first:
             self._call.first_chunk()
         elif not self._keeps_all:
@@ -211,22 +216,26 @@ class Watch:
             self._kept.append(data)
             self._kept_size += len(data)
 
-    def _outgrow(self, room: int) -> None:
-        """See whether the stream has written more than was held for it. Raises BudgetExceeded where there is no more room.
+    def _written(self) -> tuple[list[str], int]:
+        """Return the texts that were written so far, and how many tokens they are at least.
 
         An event that brings output is a token at least; others bring none, so they are told apart here, where it matters.
         """
         events = (parsed(data_of(event)) for event in split_events(b"".join(self._kept)))
         written = [text for event in events if (text := self._reader.written(event)) is not None]
-        tokens = len(written) if self._kept_size <= MOST_KEPT_BYTES else self._count
-        if tokens - SLACK <= room:
-            self._room = max(room + SLACK, self._count)
+        return written, len(written) if self._kept_size <= MOST_KEPT_BYTES else self.count
+
+    def _outgrow(self, written: list[str], tokens: int) -> None:
+        """See whether the stream has written more than was held for it. Raises BudgetExceeded where there is no more room."""
+        if self._room is None or tokens - SLACK <= self._room:
+            self.most = self.count + SLACK
             return
         try:
             self._room = self._call.outgrown(tokens)
         except BudgetExceeded as refusal:
             refusal.partial = "".join(written)
             raise
+        self.most = self.count - tokens + self._room + SLACK
 
     def _measure(self, data: bytes) -> None:
         """Take the first event's length."""
@@ -237,8 +246,8 @@ class Watch:
         for line in lines:
             said = parsed(line)
             if said is not None and self._lines is not None:
-                self._count += 1
-                _guard.guarded("batch", self._lines, said, self._count)
+                self.count += 1
+                _guard.guarded("batch", self._lines, said, self.count)
 
     def _keep(self, data: bytes) -> None:
         self._call.first_chunk()
@@ -250,28 +259,32 @@ class Watch:
 
     # -- what the SDK has made of it ---------------------------------------------------------------------------------
 
-    def listen(self, items: Any) -> Callable[[Any], bool] | None:
+    def listen(self, items: Any) -> Callable[[Any], str | None] | None:
         """Read the events as the SDK's stream has parsed them, ten times cheaper than their bytes; None if those are needed.
 
-        Returns what is to be asked of each: True for one that only we asked for.
+        Returns what gives the text of an event that is nothing but text; any other is to be given to `hears`.
         """
         if not self._events or self._keeps_all:
             return None
         if not hasattr(items, "ag_frame" if self._awaits else "gi_frame"):
             return None  # a stream of somebody's own, which is no generator
-        self._items, quiet, hear = items, self._reader.quiet, self._hear
+        self._items = items
+        self.texts = None if self._room is None else []
+        return self._reader.piece
 
-        def hides(item: Any) -> bool:
-            self._count += 1
-            try:  # what `_guard.guarded` does, a call less: this is the way of each chunk
-                if self._room is not None and self._count - SLACK > self._room:
-                    self._outgrow(self._room)
-                return not (quiet(item) and self._count > 1) and hear(item)
-            except Exception as error:
-                _guard.caught("stream", error)
-                return False
-
-        return hides
+    def hears(self, item: Any) -> bool:
+        """Read an event that is no mere text, is the first one, or may be one too many; True for one that only we asked for."""
+        try:
+            if self.texts is not None:
+                text = self._reader.written(item)
+                if text is not None:
+                    self.texts.append(text)
+                if self.count > self.most:
+                    self._outgrow(self.texts, len(self.texts))
+            return self._hear(item)
+        except Exception as error:
+            _guard.caught("stream", error)
+            return False
 
     def all_heard(self, error: BaseException | None = None) -> None:
         """The SDK's stream has come to its end, has broken off, or was dropped."""
@@ -279,7 +292,7 @@ class Watch:
             self._drop()
             self._unshadow()
             return
-        self._count += error is None  # `[DONE]` is an event too
+        self.count += error is None  # `[DONE]` is an event too
         self._end(error, complete=error is None)
 
     def _hear(self, item: Any) -> bool:
@@ -353,9 +366,11 @@ class Watch:
     def _tell(self) -> None:
         """Say how many tokens have come: one an event, or more where events carry more than the first one did."""
         if self._events:
-            extra = max(0, self._size - self._count * self._envelope) // 4
-            self._call.answer.streamed_tokens = max(self._count - 1, extra, 0)
-            self._call.answer.chunks = self._count
+            if self._items is not None:
+                self._size = getattr(self._response, "num_bytes_downloaded", self._size)
+            extra = max(0, self._size - self.count * self._envelope) // 4
+            self._call.answer.streamed_tokens = max(self.count - 1, extra, 0)
+            self._call.answer.chunks = self.count
 
     def _unshadow(self) -> None:
         for name in ("iter_bytes", "aiter_bytes", "close", "aclose", "_rlm_obs_watch"):
@@ -366,7 +381,7 @@ class Watch:
     def leave(self) -> None:
         """The user's loop has left the stream, maybe for good."""
         if not self._call.ended:
-            self._left = True
+            self._left, self._left_at = True, self.count
             _lost.lost.left(self.end_if_left)
 
     def take_up(self) -> None:
@@ -375,7 +390,7 @@ class Watch:
 
     def end_if_left(self) -> None:
         """End the call if nobody has taken the stream up again."""
-        if self._left and not self._inside:
+        if self._left and self._left_at == self.count and not self._inside and not self._is_heard():
             self._end(None)
 
 
@@ -421,14 +436,24 @@ def leaving(cls: Any) -> Any:
 def _heard(stream: Any, items: Generator[Any]) -> Iterator[Any]:
     """Pass on what the SDK's stream yields, and let the watch read from it what the events say."""
     watch: Watch | None = stream.response.__dict__.get("_rlm_obs_watch")
-    hides = None if watch is None else _guard.guarded("stream", watch.listen, items)
-    if watch is None or hides is None:
+    piece = None if watch is None else _guard.guarded("stream", watch.listen, items)
+    if watch is None or piece is None:
         yield from items
         return
+    texts = watch.texts
     try:
-        for item in items:
-            if not hides(item):
-                yield item
+        for watch.count, item in enumerate(items, 1):  # the way of each chunk: as few steps as can be
+            try:
+                text = piece(item)
+            except Exception as error:
+                text = None
+                _guard.caught("stream", error)
+            if text is None or watch.count > watch.most or watch.count == 1:
+                if watch.hears(item):
+                    continue
+            elif texts is not None:
+                texts.append(text)
+            yield item
     except BaseException as error:
         watch.all_heard(error)
         raise
@@ -439,19 +464,32 @@ def _heard(stream: Any, items: Generator[Any]) -> Iterator[Any]:
 
 async def _heard_async(stream: Any, items: AsyncGenerator[Any]) -> AsyncIterator[Any]:
     watch: Watch | None = stream.response.__dict__.get("_rlm_obs_watch")
-    hides = None if watch is None else _guard.guarded("stream", watch.listen, items)
+    piece = None if watch is None else _guard.guarded("stream", watch.listen, items)
+    if watch is None or piece is None:
+        async for item in items:
+            yield item
+        return
+    texts = watch.texts
     try:
         async for item in items:
-            if hides is None or not hides(item):
-                yield item
+            watch.count += 1
+            try:
+                text = piece(item)
+            except Exception as error:
+                text = None
+                _guard.caught("stream", error)
+            if text is None or watch.count > watch.most or watch.count == 1:
+                if watch.hears(item):
+                    continue
+            elif texts is not None:
+                texts.append(text)
+            yield item
     except BaseException as error:
-        if watch is not None and hides is not None:
-            watch.all_heard(error)
+        watch.all_heard(error)
         raise
     finally:
         await items.aclose()  # or it would be left to the event loop, which closes it later
-    if watch is not None and hides is not None:
-        watch.all_heard()
+    watch.all_heard()
 
 
 def _tell_watch(stream: Any, what: Callable[[Watch], None]) -> None:

@@ -64,7 +64,7 @@ BROKEN = {
     "stream": [
         (OpenAIReader, "event"),
         (OpenAIReader, "only_usage"),
-        (OpenAIReader, "quiet"),
+        (OpenAIReader, "piece"),
         (Watch, "listen"),
         (Watch, "_hear"),
         (Watch, "_read_events"),
