@@ -102,9 +102,7 @@ class Tracer:
         context = _scope.get_current()
         scope: _scope.Scope = context.get(_scope.KEY, _scope.EMPTY)  # type: ignore[assignment]  # `_scope.of`, a call less
         around = _scope.span_of(context)
-        if around is trace.INVALID_SPAN and scope.tracer is not self:
-            attributes[ROOT] = True
-        elif self._is_topmost(scope, around):
+        if around is not trace.INVALID_SPAN and self._is_topmost(scope, around):
             attributes.update(_of_topmost(around))
         elif scope.trace_name is not None:
             attributes[TRACE_NAME] = scope.trace_name
@@ -123,13 +121,13 @@ class Tracer:
     ) -> Span:
         """Start a span as a child of the current one without making it current: the caller ends it.
 
-        The topmost span of this tracer in a trace is marked `rlm_obs.root`, for the exporters that draw trees.
+        The topmost span of this tracer below another's is marked `rlm_obs.root`, for the exporters that draw trees.
         """
         context = _scope.get_current()
         scope, around = _scope.of(context), _scope.span_of(context)
         first = {**scope.attributes, **attributes} if attributes else dict(scope.attributes)
-        if self._is_topmost(scope, around):
-            first = {ROOT: True, **first} if around is trace.INVALID_SPAN else {**_of_topmost(around), **first}
+        if around is not trace.INVALID_SPAN and self._is_topmost(scope, around):
+            first = {**_of_topmost(around), **first}
         elif scope.trace_name is not None:
             first[TRACE_NAME] = scope.trace_name
         made = self._tracer.start_span(name, context, kind, first)
