@@ -207,6 +207,15 @@ class Admission:
         if call.cost is not None and call.status == "ok":
             seen.add(self.request.model, self.request.operation, charge)
 
+    def begin(self, call: Ended, operations: tuple[str, ...]) -> None:
+        """Enter a call that goes on behind its answer, and go on holding what it may cost."""
+        for tracker, accounts in zip(self.trackers, self._shares, strict=True):
+            _guard.held_back("budget", tracker.book, call, NONE, operations, accounts)
+
+    def leave_open(self) -> None:
+        """Let go of the request alone."""
+        self._needs = NOTHING
+
     def close(self) -> None:
         """Let go of the request, and settle a hold that is still open at what was held: whatever of ours has failed, no
         hold outlives its call."""

@@ -66,6 +66,9 @@ class Answer:
     limits: Mapping[str, Any] | None = None
     kept: Mapping[str, Any] = MappingProxyType({})  # what a reader keeps for itself between the events
     content: Any = None
+    goes_on: bool = False  # behind the answer: a later one tells what it cost
+    #: What is held for a call that goes on: whoever reads its bill settles it.
+    open: Admission | None = None
 
     def __init__(self, provider: str = "openai", endpoint: str = "", captures: bool = False) -> None:
         self.provider, self.endpoint, self.captures = provider, endpoint, captures
@@ -206,8 +209,14 @@ class Call:
             return  # a forked child inherited the call; its parent ends it
         self._duration_s = time.perf_counter() - self._began - self._waited_s
         self.error, self._number = error, next(_numbers)
+        if self.answer.open is not None:
+            self._budget = self.answer.open  # those that it was begun under pay for it
         _guard.held_back("call", self._conclude, status)
-        self._budget.close()
+        if self.answer.goes_on:
+            self.answer.open = self._budget
+            self._budget.leave_open()
+        else:
+            self._budget.close()
         self._content = self.answer.content = None
 
     def _conclude(self, status: CallStatus) -> None:
@@ -257,6 +266,11 @@ class Call:
     def usage(self) -> Usage | None:
         """What the answer says it used."""
         return self.answer.usage
+
+    @property
+    def told_later(self) -> bool:
+        """Whether it tells what another call has cost, which was counted as one without a price."""
+        return self.answer.open is not None and not self.answer.goes_on
 
     @property
     def record(self) -> Record | None:
@@ -326,6 +340,9 @@ class Call:
         budget, cost = self._budget, self.cost
         if self.status == "refused":
             budget.release(self, self._operations)
+            return
+        if self.answer.goes_on:
+            budget.begin(self, self._operations)
             return
         charge = NONE if cost is None else cost.total
         if cost is None or FROM_STREAM in cost.caveats:

@@ -126,7 +126,7 @@ class Sending:
 
     def instrument(self) -> None:
         """Start, unless the program has a MeterProvider: that one gets the metrics then."""
-        if self.sent is None and self.settings is not None and self.settings.metrics == "otlp" and not _programs_own():
+        if self.sent is None and self.settings is not None and self.settings.metrics == "otlp" and _provider() is None:
             from rlm_obs._metrics_sending import SentMetrics
 
             try:

@@ -134,6 +134,10 @@ class Ended(Protocol):
         """The model that has answered."""
 
     @property
+    def told_later(self) -> bool:
+        """Whether it tells what a call has cost that was entered before, without a price."""
+
+    @property
     def usage(self) -> Usage | None:
         """What it used, as its answer says."""
 
@@ -157,7 +161,7 @@ class Tally:
     def enter(self, call: Ended, charge: Decimal, tokens: int, operations: tuple[str, ...], key: str | None) -> None:
         """Enter a finished call."""
         kind = call.request.operation
-        self._new.append((call.status, call.model, kind, call.cost, charge, tokens, operations, key))
+        self._new.append((call.status, call.model, kind, call.cost, charge, tokens, operations, key, call.told_later))
         if len(self._new) >= MOST_WAITING:
             with self._lock:
                 self._count()
@@ -192,7 +196,7 @@ class Tally:
     def _count(self) -> None:
         """Add up what is new."""
         while self._new:
-            status, model, kind, cost, charge, tokens, operations, key = self._new.popleft()
+            status, model, kind, cost, charge, tokens, operations, key, told_later = self._new.popleft()
             if status == "refused":
                 self._refused += 1
                 continue
@@ -200,8 +204,7 @@ class Tally:
             self._failed += status == "error"
             self._total = plus(self._total, charge)
             self._tokens += tokens
-            if cost is None:
-                self._unpriced += 1
+            self._unpriced += (cost is None) - told_later
             if cost is None or cost.caveats:
                 self._inexact = plus(self._inexact, charge)
             _add(self._by_model, model or "unknown", charge)

@@ -33,20 +33,32 @@ class Later:
 
     def __init__(self) -> None:
         self._billed: OrderedDict[str, None] = OrderedDict()
-        self._begun: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
+        self._begun: OrderedDict[str, tuple[Request, Answer]] = OrderedDict()
         self._lock = threading.Lock()
 
     def begun(self, request: Request, answer: Answer) -> None:
-        """Keep the parameters of a call that goes on in the background: its price depends on them."""
-        if answer.response_id is not None and answer.usage is None:
+        """Keep a call that goes on in the background: its price depends on its parameters, and money is held for it."""
+        if answer.response_id is not None and answer.usage is None and (answer.http_status or 0) < 400:
+            answer.goes_on, forgotten = True, None
             with self._lock:
-                self._begun[answer.response_id] = request.params
+                self._begun[answer.response_id] = request, answer
                 if len(self._begun) > MOST:
-                    self._begun.popitem(last=False)
+                    _, (_, forgotten) = self._begun.popitem(last=False)
+            if forgotten is not None and forgotten.open is not None:
+                forgotten.open.close()
 
     def params(self, named: str | None) -> Mapping[str, Any]:
         """Return the parameters of the call whose answer is read, if it was made here."""
-        return self._begun.get(named or "", {})
+        begun = self._begun.get(named or "")
+        return {} if begun is None else begun[0].params
+
+    def _take_over(self, named: str, into: Answer) -> bool:
+        """Give an answer that ends a call what is held for it; True if the call was begun here."""
+        with self._lock:
+            begun = self._begun.pop(named, None)
+        if begun is not None:
+            into.open = begun[1].open
+        return begun is not None
 
     def first(self, named: str) -> bool:
         """Tell whether this bill is new, and take it for counted."""
@@ -68,6 +80,7 @@ class Later:
             into.usage, into.cost = None, BILLED_BEFORE
         elif goes_on:
             self.first(named)
+            self._take_over(named, into)
 
     def told(self, said: Mapping[str, Any], into: Answer) -> bool:
         """Read an object that was retrieved; False where it has not ended, says no usage, or was counted before."""
@@ -77,8 +90,9 @@ class Later:
         if said.get("object") == "response" and said.get("background") is not True:
             return False  # billed when it was made
         used = read_answer(said, into.provider, into.endpoint)
-        if used is None or not self.first(named):
+        if (used is None and named not in self._begun) or not self.first(named):
             return False
+        self._take_over(named, into)
         into.usage, into.response_id, into.finish_reasons = used, named, (str(status),)
         for name, attribute in (("model", "model"), ("service_tier", "service_tier")):
             if isinstance(said.get(name), str):

@@ -39,6 +39,7 @@ class Watch:
         self._events = self._lines is None and (passing.stream or "event-stream" in kind)
         self._json = self._lines is None and not self._events and "json" in kind
         self._hides_usage = passing.asked.ask_usage
+        self._begun = passing.asked.begun
         self._keeps_all = passing.call.answer.captures
         self._items: Any = None  # the SDK's stream, where it reads the response and tells what its events say
         self._inside = False
@@ -349,7 +350,7 @@ class Watch:
         """Have the call ended by another thread: this may run in a finaliser, so anywhere, inside any lock."""
         if not self._call.ended:
             self._tell()
-            _lost.lost.gone(self._call.abort)
+            _lost.lost.gone(self._abort)
 
     def _end(self, error: BaseException | None, *, complete: bool = False) -> None:
         if self._call.ended:
@@ -360,8 +361,13 @@ class Watch:
         elif complete:
             self._call.finish()
         else:
-            self._call.abort()
+            self._abort()
         self._unshadow()
+
+    def _abort(self) -> None:
+        if self._begun is not None:
+            _guard.guarded("stream", self._begun, self._call.answer)
+        self._call.abort()
 
     def _tell(self) -> None:
         """Say how many tokens have come: one an event, or more where events carry more than the first one did."""

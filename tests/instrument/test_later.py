@@ -42,6 +42,38 @@ async def test_a_response_in_the_background_is_priced_once(caller: Any, as_opena
     assert as_openai.report().total_cost == FULL
 
 
+async def test_its_money_is_held_until_its_end_is_read(caller: Any, as_openai: Any) -> None:
+    """The budget that it was begun under holds what it may cost until its bill is read, wherever, and then pays that."""
+    answers = [QUEUED, QUEUED, DONE]
+    with fake_openai(lambda seen: Answer(json=answers.pop(0))) as server:
+        client = caller.client(server)
+        with rlm_obs.CostTracker(1) as tracker:
+            await caller(
+                client.responses.create(model="gpt-4o", input="Hello", background=True, max_output_tokens=1000)
+            )
+        held = tracker.held
+        assert held > FULL
+        assert (tracker.spent, tracker.get_report().unpriced_calls) == (0, 1)
+        await caller(client.responses.retrieve("resp_9"))
+        assert (tracker.spent, tracker.held) == (0, held)
+        await caller(client.responses.retrieve("resp_9"))
+    report = tracker.get_report()
+    assert (tracker.spent, tracker.held, report.total_cost) == (FULL, 0, FULL)
+    assert (report.unpriced_calls, report.calls) == (0, 2)
+
+
+async def test_one_that_ends_without_a_bill_is_held_no_more(caller: Any, as_openai: Any) -> None:
+    """Cancelled, and nothing is said of what it used: its cost stays unknown, and the budget counts what is likely."""
+    answers = [QUEUED, {**QUEUED, "status": "cancelled"}]
+    with fake_openai(lambda seen: Answer(json=answers.pop(0))) as server, rlm_obs.CostTracker(1) as tracker:
+        client = caller.client(server)
+        await caller(client.responses.create(model="gpt-4o", input="Hello", background=True))
+        await caller(client.responses.cancel("resp_9"))
+        assert tracker.held == 0
+        assert 0 < tracker.spent < Decimal("0.001")
+        assert tracker.get_report().unpriced_calls == 1
+
+
 async def test_its_price_is_that_of_how_it_was_asked(caller: Any, as_openai: Any, collect: Collected) -> None:
     """The time that it was given to wait is of the request that began it, and prices the answer that is retrieved."""
     answers = [{**QUEUED, "model": "gpt-5.4"}, {**DONE, "model": "gpt-5.4"}]
