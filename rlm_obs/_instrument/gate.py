@@ -13,8 +13,9 @@ from opentelemetry import context as otel
 from rlm_obs import _guard, _runtime, _scope
 from rlm_obs._attributes import rate_limits
 from rlm_obs._call import Call, Needs
+from rlm_obs._instrument.heard import leaving
 from rlm_obs._instrument.reader import Asked, Changes, Reader, Unbilled
-from rlm_obs._instrument.watch import Watch, leaving
+from rlm_obs._instrument.watch import Watch
 from rlm_obs._runtime import InForce
 from rlm_obs._settings import Settings
 from rlm_obs.errors import BudgetExceeded

@@ -6,11 +6,9 @@ stream, `iter_lines`, `read`, a library) passes it, and the user keeps the SDK's
 
 from __future__ import annotations
 
-import functools
 import sys
-import types
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
-from typing import TYPE_CHECKING, Any, Generic
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from rlm_obs import _guard, _lost
 from rlm_obs._instrument.events import data_of, parsed, split_events, whole_events
@@ -398,107 +396,3 @@ class Watch:
         """End the call if nobody has taken the stream up again."""
         if self._left and self._left_at == self.count and not self._inside and not self._is_heard():
             self._end(None)
-
-
-@functools.lru_cache(maxsize=256)
-def leaving(cls: Any) -> Any:
-    """Return a subclass of a stream class (or of its alias `Stream[X]`) that tells its watch what its events say,
-    and when a loop has left it.
-
-    A generic class of the user's own is returned as it is: the SDK looks for its `Stream[X]` one step up only.
-    """
-    origin = getattr(cls, "__origin__", cls)
-    if origin is not cls and origin.__bases__ != (Generic,):
-        return cls
-
-    def __iter__(self: Any) -> Iterator[Any]:  # noqa: N807
-        _guard.guarded("stream", _tell_watch, self, Watch.take_up)
-        try:
-            yield from origin.__iter__(self)
-        except GeneratorExit:
-            _guard.guarded("stream", _tell_watch, self, Watch.leave)
-            raise
-
-    async def __aiter__(self: Any) -> AsyncIterator[Any]:  # noqa: N807
-        _guard.guarded("stream", _tell_watch, self, Watch.take_up)
-        try:
-            async for item in origin.__aiter__(self):
-                yield item
-        except GeneratorExit:
-            _guard.guarded("stream", _tell_watch, self, Watch.leave)
-            raise
-
-    def __stream__(self: Any) -> Any:  # noqa: N807
-        items = origin.__stream__(self)
-        return _heard_async(self, items) if hasattr(items, "__anext__") else _heard(self, items)
-
-    body: dict[str, Any] = {"__iter__": __iter__} if hasattr(origin, "__iter__") else {"__aiter__": __aiter__}
-    if hasattr(origin, "__stream__"):
-        body["__stream__"] = __stream__
-    named = {**body, "__module__": origin.__module__, "__qualname__": origin.__qualname__, "__doc__": origin.__doc__}
-    return types.new_class(origin.__name__, (cls,), {}, lambda space: space.update(named))
-
-
-def _heard(stream: Any, items: Generator[Any]) -> Iterator[Any]:
-    """Pass on what the SDK's stream yields, and let the watch read from it what the events say."""
-    watch: Watch | None = stream.response.__dict__.get("_rlm_obs_watch")
-    piece = None if watch is None else _guard.guarded("stream", watch.listen, items)
-    if watch is None or piece is None:
-        yield from items
-        return
-    texts = watch.texts
-    try:
-        for watch.count, item in enumerate(items, 1):  # the way of each chunk: as few steps as can be
-            try:
-                text = piece(item)
-            except Exception as error:
-                text = None
-                _guard.caught("stream", error)
-            if text is None or watch.count > watch.most or watch.count == 1:
-                if watch.hears(item):
-                    continue
-            elif texts is not None:
-                texts.append(text)
-            yield item
-    except BaseException as error:
-        watch.all_heard(error)
-        raise
-    finally:
-        items.close()  # or an exception that is kept would keep the response open
-    watch.all_heard()
-
-
-async def _heard_async(stream: Any, items: AsyncGenerator[Any]) -> AsyncIterator[Any]:
-    watch: Watch | None = stream.response.__dict__.get("_rlm_obs_watch")
-    piece = None if watch is None else _guard.guarded("stream", watch.listen, items)
-    if watch is None or piece is None:
-        async for item in items:
-            yield item
-        return
-    texts = watch.texts
-    try:
-        async for item in items:
-            watch.count += 1
-            try:
-                text = piece(item)
-            except Exception as error:
-                text = None
-                _guard.caught("stream", error)
-            if text is None or watch.count > watch.most or watch.count == 1:
-                if watch.hears(item):
-                    continue
-            elif texts is not None:
-                texts.append(text)
-            yield item
-    except BaseException as error:
-        watch.all_heard(error)
-        raise
-    finally:
-        await items.aclose()  # or it would be left to the event loop, which closes it later
-    watch.all_heard()
-
-
-def _tell_watch(stream: Any, what: Callable[[Watch], None]) -> None:
-    watch = stream.response.__dict__.get("_rlm_obs_watch")
-    if watch is not None:
-        what(watch)

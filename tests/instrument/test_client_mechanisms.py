@@ -16,7 +16,7 @@ import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 import rlm_obs
-from rlm_obs._instrument.watch import leaving
+from rlm_obs._instrument.heard import leaving
 from rlm_obs.testing import Answer, Collected, FakeOpenAI, fake_openai
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello there"}]

@@ -18,9 +18,10 @@ from openai.types.chat import ChatCompletionChunk
 from rlm_obs import _lost
 from rlm_obs._call import Call, Needs
 from rlm_obs._instrument.gate import Gate, Passing
+from rlm_obs._instrument.heard import leaving
 from rlm_obs._instrument.openai import OpenAIReader
 from rlm_obs._instrument.reader import Asked
-from rlm_obs._instrument.watch import Watch, leaving
+from rlm_obs._instrument.watch import Watch
 from rlm_obs._plugins import loaded
 from rlm_obs._record import Request
 from rlm_obs._settings import Settings
