@@ -98,6 +98,8 @@ class Pipeline(SpanProcessor):
                 kept = resending.keep(again, len(again) == len(spans)) if again else 0
                 if not taken and not again:
                     resending.suspect()
+                if self._given_up:
+                    resending.spool.seal()
                 resending.start()  # in a forked child nobody has yet
         finally:
             self.move(taken, "sending", "sent")
@@ -197,6 +199,8 @@ class Pipeline(SpanProcessor):
             self._closed = True
         share = 1.0 if self._resending is None else 0.7  # the rest is for the disk
         self._queue.shutdown(timeout_millis=int(timeout_s * share * 1000))
+        if self._resending is not None:
+            self._resending.stop(max(0.0, ends - timeout_s * (1 - share) - time.monotonic()))
         self._outlet.shut(max(0.0, ends - time.monotonic()), self._queue._worker_thread)
         if self._resending is not None:
             self._keep_the_rest(self._resending, ends)
@@ -219,7 +223,7 @@ class Pipeline(SpanProcessor):
                 left.append(self._queue._queue.pop())
         if left:
             self.move(resending.keep(left), "waiting", "spooled")
-        resending.close(max(0.0, ends - time.monotonic()))
+        _guard.guarded("spool", resending.spool.seal)
 
     def shutdown(self) -> None:
         _ending.close_all([self], _ending.exit_timeout_s())

@@ -86,14 +86,13 @@ class Resending:
             time.sleep(0.05)  # another process has its turn
         return True
 
-    def close(self, timeout_s: float) -> None:
-        """Stop within `timeout_s`; what is left on the disk is sent by the next process."""
+    def stop(self, timeout_s: float) -> None:
+        """Begin no other file, and let the one that is on its way arrive, within `timeout_s`."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
         if self._thread is not None and self._thread.is_alive():
             self._thread.join(timeout_s)
-        _guard.guarded("spool", self.spool.seal)
 
     def stats(self) -> dict[str, Any]:
         """Return how much is kept, of all processes, and what this one has sent of it and dropped."""

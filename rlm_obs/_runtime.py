@@ -250,7 +250,7 @@ def uninstrument() -> None:
 
 
 def flush(timeout_s: float = 5.0) -> bool:
-    """Deliver what is queued, of every tracer; True if, within `timeout_s`, every exporter has accepted everything."""
+    """Deliver what is queued, or kept on disk, of every tracer; True if, within `timeout_s`, all exporters have accepted all of it."""
     _lost.lost.end_all()
     return _ending.flush_all(_ending.every(), timeout_s)
 

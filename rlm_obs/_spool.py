@@ -119,7 +119,12 @@ class Spool:
         except FileNotFoundError:
             return None
         spans: list[ReadableSpan] = []
-        for line in claimed.path.read_bytes().splitlines():
+        try:
+            lines = claimed.path.read_bytes().splitlines()
+        except OSError:
+            self.put_back(claimed)
+            raise
+        for line in lines:
             try:
                 spans.extend(_otlp_json.decode(line))
             except ValueError:
@@ -256,13 +261,14 @@ def _seal_of_the_dead(kept: Kept) -> None:
         if not _file_lock.lock(file):
             return  # its writer lives
         lines = len(kept.path.read_bytes().splitlines())
-        if lines == 0:
-            kept.removed()
         _file_lock.unlock(file)
     finally:
         os.close(file)
     with suppress(FileNotFoundError):
-        kept.path.rename(kept.named(WAITING, lines))
+        if lines:
+            kept.path.rename(kept.named(WAITING, lines))
+        else:
+            kept.path.unlink()
 
 
 def _line_of(span: ReadableSpan) -> bytes:

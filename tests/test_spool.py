@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -343,6 +344,61 @@ def test_forked_children_keep_their_own(port: int) -> None:
         run("assert rlm_obs.flush()", "otlp")
     children = [f"child-{n}{late}" for n in range(3) for late in ("", "-late")]
     assert sorted(span.name for span in receiver.spans) == [*children, "parent-after", "parent-before"]
+
+
+@posix
+def test_a_fork_leaves_the_parent_its_file_and_keeps_no_hold_of_it() -> None:
+    """A child that ends gives nothing of the parent's away; one that outlives its parent holds nothing up."""
+    one, other = spool(), spool()
+    one.put(made("a"))
+    pid = os.fork()
+    if pid == 0:
+        one.after_fork()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert taken(other) == []
+    one.seal()
+    assert taken(other) == ["a"]
+    script = """
+    span("left")
+    tracer.flush(0.5)
+    if os.fork() == 0:
+        sys.stdin.read()
+        os._exit(0)
+    print("ready", flush=True)
+    time.sleep(60)
+    """
+    command = [sys.executable, "-c", PROGRAM + textwrap.dedent(script), "otlp"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        process.stdout.readline()
+        process.kill()
+        process.wait()
+        left = Spool(Path("kept"), "otlp", "http://localhost:4318/v1/traces", 10**7, 3600)
+        assert taken(left) == ["left"]
+    finally:
+        process.stdin.close()
+        process.stdout.close()
+
+
+def test_what_is_on_its_way_at_the_end_arrives(port: int) -> None:
+    """A program that ends while it sends what the last one has left ends that file, and leaves the others whole."""
+    one = Spool(Path("kept"), "otlp", f"http://localhost:{port}/v1/traces", 10**7, 3600)
+    for name in ("a", "b", "c"):
+        one.put(made(name))
+        one.seal()
+
+    def slowly(request: Any, line: Any) -> None:
+        time.sleep(0.3 if list(spans_of(request.body)) else 0)
+        reply()(request, line)
+
+    with receiving(slowly, port=port) as receiver:
+        script = "while not [n for d in os.walk('kept') for n in d[2] if n.endswith('.sending')]: time.sleep(0.001)"
+        assert "not delivered" not in run(script, "otlp").stderr
+        assert files(".sending") == []
+        run("assert rlm_obs.flush(10)", "otlp")
+    assert sorted(span.name for span in receiver.spans) == ["a", "b", "c"]
 
 
 def test_processes_that_send_at_once(port: int) -> None:
@@ -687,6 +743,9 @@ def test_records_of_calls_are_whole() -> None:
     assert len(calls.got) == 2
 
 
+@pytest.mark.skipif(
+    find_spec("opentelemetry.exporter.otlp.common") is None, reason="the oldest one raises where nobody is"
+)
 def test_opentelemetrys_own_exporter(port: int) -> None:
     """An object of OpenTelemetry's is kept for too, by its address."""
     with rlm_obs.instrument(exporters=[OTLPSpanExporter(f"http://localhost:{port}/v1/traces", timeout=1)]):

@@ -86,7 +86,9 @@ class CallMetrics:
         spans = CounterMetricFamily("rlm_obs_spans", "Spans, by what became of them.", labels=("exporter", "outcome"))
         totals: dict[tuple[str, str], int] = {}
         for exporter in said["exporters"]:
-            for outcome, count in {"sent": exporter["sent"], **exporter["dropped"]}.items():
+            for outcome, count in (
+                {what: exporter[what] for what in ("sent", "spooled")} | exporter["dropped"]
+            ).items():
                 key = (exporter["exporter"], outcome)
                 totals[key] = totals.get(key, 0) + count
         for (name, outcome), count in totals.items():
