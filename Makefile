@@ -4,7 +4,7 @@
 #   make test           run every check and every test; CHECKS= runs the tests only
 #   make check          run the static checks only: ruff, mypy, import-linter
 #   make docs           build the documentation, strictly
-#   make bench          measure what a call, a chunk, a span and a price take
+#   make bench          measure what a call, a chunk, a span and a price take, and what a slow exporter costs
 #   make bench-budgets  measure budgets: do they hold, who starves, what they take; PEERS=--peers puts other guards beside
 #   make receivers      send a run to real receivers (Phoenix, MLflow, oteltap), read it back and compare; heavy, not in test
 #   make client-suite   run openai's own tests bare and instrumented, and compare how they end (half an hour)
@@ -77,6 +77,7 @@ docs: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.delivery
 
 bench-budgets: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.budgets $(PEERS)

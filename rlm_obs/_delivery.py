@@ -157,12 +157,16 @@ class Pipeline(SpanProcessor):
         ends = time.monotonic() + timeout_s
         with self._lock:
             asked = self._left() + self.counts["waiting"] + self.counts["sending"]
-        delivered = self._flush_queue(asked, ends)
-        if self._resending is None or not kept:
-            return delivered
-        return self._resending.flush(max(0.0, ends - time.monotonic())) and delivered
+        if not self._flush_queue(asked, ends):
+            return False
+        empty = not kept or self._resending is None or self._resending.flush(max(0.0, ends - time.monotonic()))
+        with self._lock:
+            lost = sum(self._all_losses().values())
+            clean, self._lost_before = lost == self._lost_before, lost
+            return clean and empty and self._flushed and self._left() >= asked
 
     def _flush_queue(self, asked: int, ends: float) -> bool:
+        """Have the queue sent; False where that takes too long."""
         for _ in range(2):  # a flush that others had begun may have passed our spans already
             if self._closed:
                 break
@@ -174,10 +178,7 @@ class Pipeline(SpanProcessor):
                 return False
             if self._left() >= asked:
                 break
-        with self._lock:
-            lost = sum(self.counts[why] for why in LOSSES)
-            clean, self._lost_before = lost == self._lost_before, lost
-            return clean and self._flushed and self._left() >= asked
+        return True
 
     def _flush(self) -> None:
         self._batches.force_flush()
@@ -246,11 +247,13 @@ class Pipeline(SpanProcessor):
 
     def lost(self) -> str | None:
         """Say what was lost, for the one line at the end of the program; None where nothing was."""
-        losses = self.losses()
-        if self._resending is not None:
-            losses |= {f"{why} on disk": n for why, n in self._resending.spool.dropped.items() if n}
+        losses = self._all_losses()
         reasons = ", ".join(f"{count} {why}" for why, count in losses.items())
         return f"{sum(losses.values())} spans of {self.name} ({reasons})" if losses else None
+
+    def _all_losses(self) -> dict[str, int]:
+        on_disk = {} if self._resending is None else dict(self._resending.spool.dropped)
+        return self.losses() | {f"{why} on disk": count for why, count in on_disk.items() if count}
 
     def losses(self) -> dict[str, int]:
         """Return how many spans were lost, by reason."""

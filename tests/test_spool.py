@@ -178,6 +178,21 @@ def test_what_may_have_arrived_or_is_refused_is_not_kept(exporter: str, answer: 
     assert receiver.spans == []
 
 
+def test_flush_tells_of_a_loss_on_the_disk(port: int, caplog: pytest.LogCaptureFixture) -> None:
+    """What the receiver refuses at last is no delivery, though nothing waits any more; the end says it in its line."""
+    running = rlm_obs.instrument(exporters=["otlp"])
+    with receiving(reply(503), port=port):
+        ask(2)
+        assert rlm_obs.flush() is False
+    with receiving(reply(400), port=port):
+        assert rlm_obs.flush() is False
+        assert about()["spool"] == {"spans": 0, "bytes": 0, "sent": 0, "dropped": {"refused": 2}}
+    with receiving(port=port):
+        assert rlm_obs.flush() is True
+    running.uninstrument()
+    assert "not delivered: 2 spans of otlp (2 refused on disk)" in caplog.text
+
+
 @pytest.mark.parametrize("answer", [reply(500), reset, hang], ids=["500", "reset", "hang"])
 def test_a_receiver_that_counts_a_span_once(answer: Any, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Phoenix does: what may have arrived is kept and sent again."""
