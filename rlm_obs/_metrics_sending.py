@@ -19,6 +19,7 @@ from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 
 from rlm_obs import _ending, _guard
 from rlm_obs._exporters import _sending
+from rlm_obs._exporters._hushed import hushed
 from rlm_obs._exporters._presets import variable
 from rlm_obs._exporters._session import new_session, without_password
 
@@ -126,7 +127,11 @@ class _Pushes(MetricExporter):
         if os.getpid() != self._pid:
             return MetricExportResult.SUCCESS
         try:
-            self.well = self._exporter.export(metrics_data, timeout_millis=timeout_millis) is MetricExportResult.SUCCESS
+            with hushed():
+                taken = self._exporter.export(metrics_data, timeout_millis=timeout_millis)
+            self.well = taken is MetricExportResult.SUCCESS
+            if not self.well:
+                _guard.say_once("metrics not taken", "metrics sent by OTLP are not taken (logged once)")
         except OSError as error:  # older exporters let what the connection says out
             self.well = False
             _guard.say_once("metrics out of reach", "metrics cannot be sent by OTLP (%s)", type(error).__name__)

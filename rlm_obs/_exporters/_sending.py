@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from rlm_obs import _guard
-from rlm_obs._exporters._session import TOO_BIG, Advice, is_awake, new_session, stored_nothing
+from rlm_obs._exporters._hushed import hushed
+from rlm_obs._exporters._session import TOO_BIG, TRY_AGAIN, Advice, is_awake, new_session, stored_nothing
 from rlm_obs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -98,7 +99,10 @@ class Sender:
 
         assert self._exporter is not None
         try:
-            taken: object = self._exporter.export(spans)
+            with hushed():
+                taken: object = self._exporter.export(spans)
+            if taken is not SpanExportResult.SUCCESS:
+                self._say_why()
             return taken is SpanExportResult.SUCCESS
         except requests.HTTPError:  # older OTLP exporters let these out
             return False
@@ -141,7 +145,8 @@ class Sender:
         self._connect()
         assert self._exporter is not None
         try:
-            self._exporter.export([])
+            with hushed():
+                self._exporter.export([])
         except requests.RequestException:
             return int(self._session.status)
         return int(self._session.status)
@@ -149,6 +154,14 @@ class Sender:
     def awake(self) -> bool:
         """Send a request without spans; True where the receiver answers, and not that it is busy or refuses the key."""
         return is_awake(self.knock())
+
+    def _say_why(self) -> None:
+        """Say once what the exporter keeps to itself: nobody answers, or somebody who is busy. The rest is said already."""
+        status, name, address = self._session.status, self.name, self.address
+        if status == 0:
+            _guard.say_once(f"{address} out of reach", "%s at %s is out of reach", name, address)
+        elif status in TRY_AGAIN:
+            _guard.say_once(f"{address} {status}", "%s at %s answers %d again and again", name, address, status)
 
     def _out_of_reach(self, error: Exception) -> None:
         kind = type(error).__name__
