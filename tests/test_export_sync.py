@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -243,3 +247,55 @@ def test_workers_of_a_server_that_loads_before_it_forks(collector: Receiver, tmp
         env = environment(collector, server)
         subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=env, timeout=60, check=True)
     assert models(collector) == ["before-fork", *(f"worker-{n}-{turn}" for n in range(3) for turn in range(2))]
+
+
+APPLICATION = """
+import openai, rlm_obs
+rlm_obs.instrument()
+client = openai.OpenAI(max_retries=0)
+def application(environ, start_response):
+    model = environ["PATH_INFO"].strip("/")
+    client.chat.completions.create(model=model, messages=[{"role": "user", "content": model}])
+    start_response("200 OK", [])
+    return [b"ok"]
+"""
+FOLDER = Path(__file__).parents[1]
+
+
+@posix
+@pytest.mark.parametrize("preload", [[], ["--preload"]], ids=["loaded by each", "preloaded"])
+def test_gunicorn(preload: list[str], collector: Receiver, tmp_path: Path) -> None:
+    """Three workers of the real gunicorn, with the configuration that the docs show: stopped, they have sent each call once."""
+    page = (FOLDER / "docs/how-to/processes.md").read_text("utf-8")
+    shown = re.search(r"```python [^\n]*gunicorn\n(.*?)```", page, re.DOTALL)
+    assert shown is not None
+    (tmp_path / "gunicorn.conf.py").write_text(shown[1])
+    (tmp_path / "served.py").write_text(APPLICATION)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    arguments = ["--workers=3", f"--bind=127.0.0.1:{port}", f"--chdir={tmp_path}", "--config=gunicorn.conf.py"]
+    command = [sys.executable, "-m", "gunicorn", *arguments, *preload, "served:application"]
+    asked = [f"call-{number:02}" for number in range(12)]
+    with fake_openai() as server:
+        running = subprocess.Popen(command, env=environment(collector, server), stderr=subprocess.PIPE, cwd=tmp_path)
+        try:
+            for model in asked:
+                assert answered(f"http://127.0.0.1:{port}/{model}") == b"ok"
+        finally:
+            running.terminate()
+            said = running.communicate(timeout=60)[1].decode()
+    assert running.returncode == 0, said
+    assert models(collector) == asked, said
+
+
+def answered(url: str) -> bytes:
+    """Return what a server answers that may be starting."""
+    for _ in range(300):
+        try:
+            with urllib.request.urlopen(url, timeout=30) as answer:
+                return bytes(answer.read())
+        except urllib.error.URLError as error:
+            if not isinstance(error.reason, ConnectionRefusedError):
+                raise
+            time.sleep(0.1)
+    raise AssertionError("nobody answers")
