@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import openai
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 import rlm_obs
@@ -295,3 +296,15 @@ def test_each_attribute_of_ours_is_spelled_once() -> None:
     assert len(set(spelled)) == len(spelled)
     constants = [v for k, v in vars(_attributes).items() if k.isupper() and isinstance(v, str)]
     assert len(set(constants)) == len(constants)
+
+
+def test_a_call_span_is_whole() -> None:
+    """Our lighter span has all that the SDK's has, so that any exporter can read it, also one that writes JSON itself."""
+    with watching() as (_, spans), fake_openai("hi") as server:
+        with openai.OpenAI(api_key="k", base_url=server.base_url, max_retries=0) as client:
+            client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "hello"}])
+    (span,) = spans.spans
+    assert [name for name in vars(ReadableSpan("any")) if not hasattr(span, name)] == []
+    said = json.loads(span.to_json())
+    assert said["attributes"]["gen_ai.usage.output_tokens"] == 1
+    assert (said["name"], said["kind"], said["parent_id"]) == ("chat gpt-4o", "SpanKind.CLIENT", None)
