@@ -8,11 +8,14 @@ import sys
 import venv
 from collections.abc import Mapping
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+#: What makes fresh environments for plugins is the same for all versions that are tested: it runs once.
+once = pytest.mark.skipif(find_spec("mypy") is None, reason="it runs where the group `dev` is")
 
 
 def run(*command: str | Path, **variables: str) -> str:

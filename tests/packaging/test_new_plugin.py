@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.conftest import run
+from tests.packaging.conftest import once, run
 
-pytestmark = pytest.mark.network
+pytestmark = [pytest.mark.network, once]
 NAMES = {
     "exporter": "rlm-obs-warehouse",
     "price": "rlm-obs-contract_prices",

@@ -14,7 +14,7 @@ import pytest
 
 from rlm_obs.testing import FakeOpenAI
 from tests.docs.test_examples import matches, page
-from tests.packaging.conftest import ROOT
+from tests.packaging.conftest import ROOT, once
 
 PAGE = ROOT / "docs/how-to/write-a-plugin.md"
 END = "# the end of the file"
@@ -32,6 +32,7 @@ def script(blocks: list[page.Block]) -> str:
     return "\n".join(steps)
 
 
+@once
 @pytest.mark.network
 @pytest.mark.skipif(sys.platform == "win32", reason="the page is written for a shell")
 def test_the_page_is_followed(wheel: Path, tmp_path: Path, fake_openai: FakeOpenAI) -> None:
