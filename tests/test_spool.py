@@ -286,6 +286,8 @@ _resending.FIRST_S = _resending.MOST_S = 0.1
 tracer = rlm_obs.Tracer("t", exporters=[sys.argv[1]])
 def span(name):
     with tracer.span(name): pass
+def settled():
+    while tracer.stats()[0]["queued"]: tracer.flush(0.5)
 """
 
 
@@ -341,13 +343,13 @@ def test_forked_children_keep_their_own(port: int) -> None:
     """Parent and children write and send one spool, and no span comes twice."""
     script = """
     span("parent-before")
-    tracer.flush(0.5)
+    settled()
     pids = []
     for number in range(3):
         pid = os.fork()
         if pid == 0:
             span(f"child-{number}")
-            tracer.flush(0.5)
+            settled()
             span(f"child-{number}-late")
             sys.exit(0)
         pids.append(pid)
@@ -376,7 +378,7 @@ def test_a_fork_leaves_the_parent_its_file_and_keeps_no_hold_of_it() -> None:
     assert taken(other) == ["a"]
     script = """
     span("left")
-    tracer.flush(0.5)
+    settled()
     if os.fork() == 0:
         sys.stdin.read()
         os._exit(0)
@@ -596,7 +598,8 @@ def test_nobody_else_reads_it_and_no_key_is_in_it(port: int) -> None:
         with pytest.raises(ValueError, match="the prompt"), running.tracer.span("x") as span:
             span.record_exception(ValueError("the prompt"))
             raise ValueError("the prompt")
-        rlm_obs.flush(0.5)
+        while about()["queued"]:
+            rlm_obs.flush(0.5)
         everything = [Path("kept"), *Path("kept").rglob("*")]
         if os.name == "posix":
             assert {oct(path.stat().st_mode & 0o777) for path in everything if path.is_dir()} == {"0o700"}
@@ -613,16 +616,16 @@ def test_a_full_disk(port: int) -> None:
     import resource, signal
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     span("first")
-    tracer.flush(0.5)
+    settled()
     size = sum(os.path.getsize(os.path.join(d, f)) for d, _, fs in os.walk("kept") for f in fs)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, resource.RLIM_INFINITY))
     span("no room")
-    tracer.flush(0.5)
+    settled()
     (stats,) = tracer.stats()
     assert (stats["spooled"], stats["dropped"]) == (1, {"failed": 1}), stats
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     span("room again")
-    tracer.flush(0.5)
+    settled()
     """
     done = run(script, "otlp")
     assert "spans cannot be kept in" in done.stderr
