@@ -61,8 +61,10 @@ class Line:
         self._hears: str | None = None
         self._open: dict[str, Call] = {}
 
-    def see(self, data: bytes) -> None:
-        """Take one event."""
+    def see(self, data: bytes | str) -> None:
+        """Take one event, as bytes or as the text that a transport of somebody's own gives."""
+        if isinstance(data, str):
+            data = data.encode("utf-8", "surrogatepass")
         if not any([sign in data for sign in SIGNS]):
             return
         said = json.loads(data)

@@ -150,6 +150,16 @@ def free_port() -> int:
         return int(gone.getsockname()[1])
 
 
+def listening(port: int) -> socket.socket:
+    """Listen at a port, once whoever has borrowed it meanwhile for a connection of his own is done."""
+    for _ in range(200):
+        try:
+            return socket.create_server(("127.0.0.1", port))
+        except OSError:
+            time.sleep(0.05)
+    return socket.create_server(("127.0.0.1", port))
+
+
 @contextlib.contextmanager
 def receiving(
     answer: Callable[[Request, socket.socket], None] | None = None,
@@ -158,7 +168,7 @@ def receiving(
 ) -> Iterator[Receiver]:
     """Run a receiver on loopback, at a port of its own, or at one that was free before."""
     receiver = Receiver(answer or reply())
-    server = socket.create_server(("127.0.0.1", port))
+    server = listening(port)
     server.settimeout(0.05)
     receiver.url = f"http{'s' if tls else ''}://localhost:{server.getsockname()[1]}"
 

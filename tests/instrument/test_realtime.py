@@ -114,6 +114,20 @@ async def test_entered_by_hand_and_raw(caller: Any, line: Server, as_openai: Any
     assert record.cost_usd == COST
 
 
+def test_a_transport_that_gives_text(said: list[Any], as_openai: Any, collect: Collected) -> None:
+    """A connection of somebody's own making may give its events as text: they are read all the same."""
+
+    class Talks:
+        def recv(self, **_: Any) -> str:
+            return json.dumps(said.pop(0))
+
+    connection = module.RealtimeConnection(Talks())  # type: ignore[arg-type]
+    for _ in range(4):
+        connection.recv_bytes()
+    (record,) = collect.records
+    assert record.cost_usd == COST
+
+
 async def test_a_response_that_never_ends(
     caller: Any, line: Server, said: list[Any], as_openai: Any, collect: Collected
 ) -> None:
