@@ -380,9 +380,9 @@ def test_a_fork_leaves_the_parent_its_file_and_keeps_no_hold_of_it() -> None:
     span("left")
     settled()
     if os.fork() == 0:
+        print("ready", flush=True)  # it has let go of what is its parent's
         sys.stdin.read()
         os._exit(0)
-    print("ready", flush=True)
     time.sleep(60)
     """
     command = [sys.executable, "-c", PROGRAM + textwrap.dedent(script), "otlp"]
