@@ -65,9 +65,9 @@ def flush_all(these: Iterable[Delivering], timeout_s: float, kept: bool = True) 
     """Flush several within one `timeout_s`; True if all of them delivered everything. `kept`: what is on disk, too."""
     ends = time.monotonic() + timeout_s
     waiting = list(these)
-    for one in waiting:
+    for one in waiting[1:]:
         if not one.closed:
-            one.begin_flush()  # all of them at once, then wait for each
+            one.begin_flush()  # all of them at once, then wait for each; the first begins by itself
     return all([one.flush(max(0.0, ends - time.monotonic()), kept) for one in waiting])
 
 
