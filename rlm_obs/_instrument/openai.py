@@ -120,7 +120,8 @@ class OpenAIReader(Reader):
             params = {**self._later.params(asks.named), **params}
         if not SHAPED.isdisjoint(body):
             params |= _taken_apart(body)
-        asked_before = (path, stream, model if isinstance(model, str) else None, *params.items())
+        kinds = map(type, params.values())  # 1, 1.0 and True are equal, and are not the same to say
+        asked_before = (path, stream, model if isinstance(model, str) else None, *params.items(), *kinds)
         request = known.requests.get(asked_before)
         if request is None:
             if len(known.requests) >= MOST_REQUESTS:

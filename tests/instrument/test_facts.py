@@ -181,3 +181,14 @@ async def test_the_client_is_left_as_it_was(caller: Any) -> None:
     with rlm_obs.instrument(exporters=[]):
         assert cls.__dict__["request"] is not before["request"]
     assert {name: cls.__dict__.get(name) for name in before} == before
+
+
+async def test_parameters_are_recorded_as_they_were_sent(caller: Any, collect: Collected) -> None:
+    """Requests that are equal but for the kind of a number are told apart: 1 stays 1, and 1.0 stays 1.0."""
+    given = [1, 1.0, True, 1, 0.0, False]
+    with fake_openai("hi") as server:
+        client = caller.client(server)
+        for value in given:
+            await caller(client.chat.completions.create(**CHAT, temperature=value))
+    said = [(span.attributes or {})["gen_ai.request.temperature"] for span in collect.spans]
+    assert [(type(one), one) for one in said] == [(type(one), one) for one in given]
