@@ -185,6 +185,26 @@ class Sender:
             self._exporter.shutdown()
 
 
+class SendingExporter(SpanExporter):
+    """What the exporters that have a Sender tell of the last batch, to whoever counts and keeps what was not taken."""
+
+    _sender: Sender
+    _outcome: Outcome = (0, ())
+
+    @property
+    def retried(self) -> int:
+        """How many requests were sent again."""
+        return self._sender.retried
+
+    def outcome(self) -> Outcome:
+        """Return how many spans of the last export were taken, and which of the others may be sent again."""
+        return self._outcome
+
+    def try_once(self) -> None:
+        """Try each batch once, and do not wait for a receiver that is busy: what fails is kept elsewhere."""
+        self._sender.patient = False
+
+
 def need(module: str, package: str, extra: str, who: str) -> None:
     """Raise ConfigError with the line to install, where OpenTelemetry's exporter is not there."""
     try:

@@ -35,7 +35,7 @@ SET_KEYS = "set LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY, or give public_key=
 Text = str | EllipsisType | None
 
 
-class LangfuseExporter(SpanExporter):
+class LangfuseExporter(_sending.SendingExporter):
     """Send each span to Langfuse with exact tokens and cost; prompts only if content is captured, error messages never.
 
     What is not given is read from LANGFUSE_PUBLIC_KEY, LANGFUSE_SECRET_KEY and LANGFUSE_HOST (or LANGFUSE_BASE_URL),
@@ -76,7 +76,6 @@ class LangfuseExporter(SpanExporter):
             raise ConfigError(
                 "LangfuseExporter: swap the keys: public_key begins with 'pk-lf-', secret_key with 'sk-lf-'"
             )
-        self._outcome: _sending.Outcome = (0, ())
         self._enabled = bool(self._public and self._secret)
         if not self._enabled and not lenient:
             raise ConfigError(f"LangfuseExporter: a key is missing: {SET_KEYS}")
@@ -100,19 +99,6 @@ class LangfuseExporter(SpanExporter):
     def destination(self) -> str:
         """Where spans go: the host, and the public key, which tells the project."""
         return f"{self.host} {self._public}"
-
-    @property
-    def retried(self) -> int:
-        """How many requests were sent again."""
-        return self._sender.retried
-
-    def outcome(self) -> _sending.Outcome:
-        """Return how many spans of the last export were taken, and which of the others may be sent again."""
-        return self._outcome
-
-    def try_once(self) -> None:
-        """Try each batch once, and do not wait for a server that is busy: what fails is kept elsewhere."""
-        self._sender.patient = False
 
     def awake(self) -> bool:
         """Ask Langfuse for an answer that stores nothing."""

@@ -29,7 +29,7 @@ OWN_HEADERS = ("content-type", "content-encoding", "user-agent")
 LOCAL = "http://localhost:4318"
 
 
-class OtlpExporter(SpanExporter):
+class OtlpExporter(_sending.SendingExporter):
     """Send copies of spans to one receiver: by HTTP with protobuf, or by gRPC where OTEL_EXPORTER_OTLP_PROTOCOL says so."""
 
     #: How soon after its end a span is exported, in seconds; None: OTEL_BSP_SCHEDULE_DELAY, or its default (5 s).
@@ -39,7 +39,6 @@ class OtlpExporter(SpanExporter):
         self.name, preset = name, PRESETS.get(name)
         self._spelling = _spelling.plainly if preset is None else preset.spelling
         self._closed = False
-        self._outcome: _sending.Outcome = (0, ())
         self._channels: dict[int, Any] = {}  # by process: a channel is not shared with a forked child
         self._grpc = preset is None and _protocol() == "grpc"
         self._preset = preset
@@ -67,19 +66,6 @@ class OtlpExporter(SpanExporter):
             allowed=None if preset is None else {*OWN_HEADERS, *map(str.lower, headers)},
             idempotent=self.idempotent,
         )
-
-    @property
-    def retried(self) -> int:
-        """How many requests were sent again."""
-        return self._sender.retried
-
-    def outcome(self) -> _sending.Outcome:
-        """Return how many spans of the last export were taken, and which of the others may be sent again."""
-        return self._outcome
-
-    def try_once(self) -> None:
-        """Try each batch once, and do not wait for a receiver that is busy: what fails is kept elsewhere."""
-        self._sender.patient = False
 
     def awake(self) -> bool:
         """Ask the receiver for an answer to a request without spans; by gRPC nobody is asked."""
