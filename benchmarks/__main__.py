@@ -53,19 +53,23 @@ def interval(differences: Sequence[float]) -> tuple[float, float, float]:
     return statistics.median(differences), medians[25], medians[474]
 
 
-def paired(base_url: str, kind: str, slices: int, calls: int) -> dict[str, list[tuple[float, float]]]:
-    """Run the modes' slices in turn, in a new order each time, and return their times per call."""
-    with ExitStack() as stack:
-        workers = {mode: Worker(mode, base_url) for mode in MODES}
-        for worker in workers.values():
-            stack.callback(worker.close)
-            worker.run(kind, calls)
-        times: dict[str, list[tuple[float, float]]] = {mode: [] for mode in MODES}
-        order = list(MODES)
-        for _ in range(slices):
-            random.shuffle(order)
-            for mode in order:
-                times[mode].append(workers[mode].run(kind, calls))
+def paired(base_url: str, kind: str, slices: int, calls: int, rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """Run the modes' slices in turn, in a new order each time, and return their times per call.
+
+    Each round has processes of its own: where one's memory happens to lie makes it a tenth faster or slower than its twin.
+    """
+    times: dict[str, list[tuple[float, float]]] = {mode: [] for mode in MODES}
+    order = list(MODES)
+    for _ in range(rounds):
+        with ExitStack() as stack:
+            workers = {mode: Worker(mode, base_url) for mode in MODES}
+            for worker in workers.values():
+                stack.callback(worker.close)
+                worker.run(kind, calls)
+            for _ in range(-(-slices // rounds)):
+                random.shuffle(order)
+                for mode in order:
+                    times[mode].append(workers[mode].run(kind, calls))
     return times
 
 
@@ -197,6 +201,7 @@ def main() -> None:
     parser.add_argument("what", nargs="*", default=["parts", "imports", "chat", "stream"])
     parser.add_argument("--slices", type=int, default=60)
     parser.add_argument("--calls", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=6, help="how often the processes are started anew")
     given = parser.parse_args()
     print(f"Python {sys.version.split()[0]}")
     if "parts" in given.what:
@@ -206,10 +211,10 @@ def main() -> None:
     server, base_url = serve(str(CHUNKS))
     try:
         if "chat" in given.what:
-            show("A chat call", paired(base_url, "chat", given.slices, given.calls))
+            show("A chat call", paired(base_url, "chat", given.slices, given.calls, given.rounds))
         if "stream" in given.what:
             slices = max(10, given.slices // 3)
-            show(f"A stream of {CHUNKS} chunks", paired(base_url, "stream", slices, 5), per=CHUNKS)
+            show(f"A stream of {CHUNKS} chunks", paired(base_url, "stream", slices, 5, given.rounds), per=CHUNKS)
     finally:
         server.kill()
         server.wait()

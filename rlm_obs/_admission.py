@@ -6,9 +6,10 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from typing import Protocol
 
 from rlm_obs import _guard
-from rlm_obs._budgets.account import NONE, Account, Hold, Need, in_event_loop
+from rlm_obs._budgets.account import NONE, Account, Hold, Need, running_loop
 from rlm_obs._budgets.bound import Bound
 from rlm_obs._budgets.crowd import kinds
 from rlm_obs._budgets.desk import desk
@@ -35,6 +36,19 @@ class Needs:
     fingerprint: Callable[[], int | None] = lambda: None
 
 
+class Needing(Protocol):
+    """What `Needs` tells, by whatever tells it."""
+
+    @property
+    def bound(self) -> Callable[[Request], Bound] | None: ...
+    @property
+    def timeout_s(self) -> Callable[[], float]: ...
+    @property
+    def awaits(self) -> bool: ...
+    @property
+    def fingerprint(self) -> Callable[[], int | None]: ...
+
+
 NOTHING = Needs(None)
 
 
@@ -54,8 +68,9 @@ class Admission:
         "trackers",
     )
 
-    def __init__(self, request: Request, needs: Needs, trackers: tuple[CostTracker, ...], most: Most) -> None:
-        self.request, self._needs, self.trackers, self._most = request, needs, trackers, most
+    def __init__(self, request: Request, needs: Needing, trackers: tuple[CostTracker, ...], most: Most) -> None:
+        self.request, self.trackers, self._most = request, trackers, most
+        self._needs: Needing = needs
         self.hold: Hold | None = None
         self.bound: Bound | None = None
         self._renewed()
@@ -65,6 +80,12 @@ class Admission:
     def enter(self) -> Request | None:
         """Let the call pass the guards against runaways, or raise Runaway; returns the request with the cheaper model of a
         budget that runs low (`on_low`), None where its own holds."""
+        for tracker in self.trackers:
+            if tracker.guards.on or tracker.on_low is not None:
+                return self._enter()
+        return None
+
+    def _enter(self) -> Request | None:
         asked = self.request
         for tracker in self.trackers:
             if tracker.guards.on:
@@ -80,7 +101,7 @@ class Admission:
         """Hold what the call may cost; None: go on. A `Waiting` is to be waited for. Raises CallRefused and kin."""
         if not self._limited:
             return None
-        need, may_wait = self._need(), self._needs.awaits or not in_event_loop()
+        need, may_wait = self._need(), self._needs.awaits or running_loop() is None
         label = self.request.model or self.request.operation
         while True:
             try:
@@ -105,15 +126,21 @@ class Admission:
 
     def _renewed(self) -> tuple[Account, ...]:
         """Return the accounts that hold now; also when a window has ended while the call stood in line."""
-        shares = self._shares = tuple([t.plain or t.accounts(self.request) for t in self.trackers])
-        self._accounts = shares[0] if len(shares) == 1 else tuple([account for share in shares for account in share])
+        if len(self.trackers) == 1:
+            (tracker,) = self.trackers
+            accounts = tracker.plain or tracker.accounts(self.request)
+            shares: tuple[tuple[Account, ...], ...] = (accounts,)
+        else:
+            shares = tuple([t.plain or t.accounts(self.request) for t in self.trackers])
+            accounts = tuple([account for share in shares for account in share])
+        self._shares, self._accounts = shares, accounts
         self._limited = self._expects = False
-        for account in self._accounts:
+        for account in accounts:
             if account.limit is not None:
                 self._limited = True
                 if account.enforcement == "expected":
                     self._expects = True
-        return self._accounts
+        return accounts
 
     @property
     def wait_s(self) -> float:
@@ -132,7 +159,11 @@ class Admission:
         """Return what the call may cost at most."""
         if self._needs.bound is None:
             return Need(NONE, NONE)
-        bound = self.bound = _guard.guarded("bound", self._needs.bound, self.request)
+        bound = None
+        try:
+            bound = self.bound = self._needs.bound(self.request)
+        except Exception as error:
+            _guard.caught("bound", error)
         if bound is None:  # it could not be read: it goes out while there is any room, and is counted at its end
             return Need(NONE, NONE)
         most = self._most(self.request, bound, None)
@@ -197,13 +228,20 @@ class Admission:
 
     def settle(self, call: Ended, charge: Decimal, streamed_tokens: int, operations: tuple[str, ...]) -> None:
         """Replace the hold with what the call cost its budgets, and enter it in their books."""
-        tokens = self._tokens_used(call, streamed_tokens)
+        usage = call.usage
+        if usage is None or usage.input_tokens is None or usage.output_tokens is None:
+            tokens = self._tokens_used(call, streamed_tokens)
+        else:
+            tokens = usage.input_tokens + usage.output_tokens
         if self.hold is not None:
             desk.settle(self.hold, charge, tokens)
         else:
             desk.spend(self._accounts, charge, tokens)
         for tracker, accounts in zip(self.trackers, self._shares, strict=True):
-            _guard.held_back("budget", tracker.book, call, charge, operations, accounts, tokens)
+            try:
+                tracker.book(call, charge, operations, accounts, tokens)
+            except Exception as error:
+                _guard.failed("budget", error)
         if call.cost is not None and call.status == "ok":
             seen.add(self.request.model, self.request.operation, charge)
 

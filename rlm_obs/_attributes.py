@@ -144,13 +144,15 @@ USAGE = {
 COST_PARTS = ("total", "input", "cached_input", "cache_write", "output", "tools")
 
 
-def asked_by(request: Request) -> dict[str, Any]:
-    """Return what a span says of a request from its start on, in a dict of the caller's own."""
-    said: dict[str, Any] | None = request.found.get("attributes")
-    if said is None:
-        said = request.found["attributes"] = {}
+def asked_by(request: Request) -> tuple[str, dict[str, Any]]:
+    """Return the name of a request's span, and what it says from its start on, in a dict of the caller's own."""
+    found: tuple[str, dict[str, Any]] | None = request.found.get("span")
+    if found is None:
+        said: dict[str, Any] = {}
         of_request(request, said)
-    return said.copy()
+        named = request.operation if request.model is None else f"{request.operation} {request.model}"
+        found = request.found["span"] = named, said
+    return found[0], found[1].copy()
 
 
 def of_request(request: Request, into: dict[str, Any]) -> None:

@@ -18,8 +18,9 @@ from opentelemetry import context as otel
 from opentelemetry.trace import Span, SpanContext, Status, StatusCode
 
 from rlm_obs import _attributes as names
-from rlm_obs import _guard
+from rlm_obs import _guard, _scope
 from rlm_obs._admission import Admission, Most
+from rlm_obs._admission import Needing as Needing
 from rlm_obs._admission import Needs as Needs
 from rlm_obs._budgets.account import NONE, Hold
 from rlm_obs._budgets.line import Waiting
@@ -81,9 +82,15 @@ class Call:
     status: CallStatus | None = None  # None: it goes on
     error: str | None = None
     cost: Cost | None = None
+    #: The model that has answered; the one that was asked for, where the answer names none.
+    model: str | None = None
+    usage: Usage | None = None
+    #: Whether it tells what another call has cost, which was counted as one without a price.
+    told_later = False
     switched_from: str | None = None
     _record: Record | None = None
-    _span: Span | None = None
+    _span: Span | None = None  # while the call goes on
+    _place: tuple[SpanContext | None, SpanContext | None] = None, None  # of its span, and of the one above
     _first_chunk_s: float | None = None
     _waited_s = 0.0
     _number = 0
@@ -92,7 +99,7 @@ class Call:
     def __init__(
         self,
         request: Request,
-        needs: Needs,
+        needs: Needing,
         *,
         tracer: Tracer | None,
         trackers: tuple[CostTracker, ...],
@@ -117,12 +124,17 @@ class Call:
 
         Raises CallRefused (and kin), which the caller lets out after `fail`; anything else of ours is guarded.
         """
-        self._plugins.notify("call_starting", request=self.request)
-        budget = self._budget
-        switched = budget.enter()
-        if switched is not None:
-            self.switched_from, self.request = self.request.model, switched
-        return budget.ask()
+        try:
+            if self._plugins.known.get("call_starting") != ():
+                self._plugins.notify("call_starting", request=self.request)
+            budget = self._budget
+            switched = budget.enter()
+            if switched is not None:
+                self.switched_from, self.request = self.request.model, switched
+            return budget.ask()
+        except Exception as error:
+            _guard.caught("budget", error)
+            return None
 
     def appeal(self, refusal: BudgetExceeded) -> Waiting | None:
         """Ask for the money again where somebody has raised the budget meanwhile; else raise the refusal."""
@@ -142,21 +154,23 @@ class Call:
     @property
     def output_limit(self) -> int | None:
         """The output limit to send per choice, where the budget lowered it; None leaves the request as it is."""
-        return self._budget.output_limit
+        hold = self._budget.hold
+        return None if hold is None or hold.tokens is None else self._budget.output_limit
 
     # -- during the call ---------------------------------------------------------------------------------------------
 
-    def start(self) -> otel.Context | None:
-        """Start the span; returns the context in which the HTTP call runs (the span is current only there)."""
-        if self._tracer is None:
-            return None
-        return _guard.guarded("span", self._start_span, self._tracer)
-
-    def _start_span(self, tracer: Tracer) -> otel.Context:
-        asked = self.request
-        name = asked.operation if asked.model is None else f"{asked.operation} {asked.model}"
-        self._span = tracer.start_call(name, names.asked_by(asked))
-        return tracer.context_of(self._span)
+    def start(self, held: Mapping[str, object] = MappingProxyType({})) -> otel.Context:
+        """Start the span; returns the context in which the HTTP call runs, in which the span is current, and `held` is too."""
+        if self._tracer is not None:
+            try:
+                span, context = self._tracer.start_call(*names.asked_by(self.request), held)
+            except Exception as error:
+                _guard.caught("span", error)
+            else:
+                self._span = span
+                self._place = span.get_span_context(), getattr(span, "parent", None)
+                return context
+        return otel.Context({**_scope.get_current(), **held})
 
     @property
     def output_room(self) -> int | None:
@@ -211,7 +225,10 @@ class Call:
         self.error, self._number = error, next(_numbers)
         if self.answer.open is not None:
             self._budget = self.answer.open  # those that it was begun under pay for it
-        _guard.held_back("call", self._conclude, status)
+        try:
+            self._conclude(status)
+        except Exception as failure:
+            _guard.failed("call", failure)
         if self.answer.goes_on:
             self.answer.open = self._budget
             self._budget.leave_open()
@@ -224,16 +241,24 @@ class Call:
             self.cost = Cost(total=NONE, source="not sent")
             self.start()  # a refused call is a span too, so that a trace shows why it stopped
         else:
-            self.cost = _guard.held_back("price", self._cost, status, self.error)
+            try:
+                self.cost = self._cost(status)
+            except Exception as failure:
+                _guard.failed("price", failure)
+        answer = self.answer
+        self.model, self.usage = answer.model or self.request.model, answer.usage
+        self.told_later = answer.open is not None and not answer.goes_on
         self.status = status
         self._settle()
-        for name, function, wanted in self._plugins.callers("call_finished"):
+        for name, function, wanted in self._plugins.known.get("call_finished") or self._plugins.callers(
+            "call_finished"
+        ):
             if not is_asleep(function):
                 _guard.held_back(f"{name}.call_finished", function, *((self.record,) if wanted else ()))
         self._end_span()
 
-    def _cost(self, status: CallStatus, error: str | None) -> Cost | None:
-        answer = self.answer
+    def _cost(self, status: CallStatus) -> Cost | None:
+        answer, error = self.answer, self.error
         usage = answer.usage
         if answer.cost is not None:
             return answer.cost
@@ -258,21 +283,6 @@ class Call:
         return None if cost is None else replace(cost, caveats=(*cost.caveats, FROM_STREAM, INPUT_BOUND))
 
     @property
-    def model(self) -> str | None:
-        """The model that has answered; the one that was asked for, where the answer names none."""
-        return self.answer.model or self.request.model
-
-    @property
-    def usage(self) -> Usage | None:
-        """What the answer says it used."""
-        return self.answer.usage
-
-    @property
-    def told_later(self) -> bool:
-        """Whether it tells what another call has cost, which was counted as one without a price."""
-        return self.answer.open is not None and not self.answer.goes_on
-
-    @property
     def record(self) -> Record | None:
         """The record of the call, once it has ended; made when it is first asked for, as most are by an exporter's thread."""
         if self._record is None and self.status is not None:
@@ -280,9 +290,8 @@ class Call:
         return self._record
 
     def _made(self, status: CallStatus) -> Record:
-        answer, request, span = self.answer, self.request, self._span
-        context = None if span is None else span.get_span_context()
-        parent: SpanContext | None = getattr(span, "parent", None)
+        answer, request = self.answer, self.request
+        context, parent = self._place
         return Record(
             id=f"{self._process}{self._number}",
             provider=request.provider,
@@ -354,7 +363,7 @@ class Call:
         return None if cost is None else cost.total
 
     def _end_span(self) -> None:
-        span = self._span
+        span, self._span = self._span, None  # or the two would hold each other, and wait for the garbage collector
         if span is None:
             return
         if type(span) is CallSpan:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Decision
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -27,7 +27,6 @@ from rlm_obs._record import Record
 
 SCOPE = InstrumentationScope("rlm_obs")
 UNSET = Status(StatusCode.UNSET)
-NOBODY = trace.INVALID_SPAN_CONTEXT
 SAMPLED, DROPPED = TraceFlags(TraceFlags.SAMPLED), TraceFlags(TraceFlags.DEFAULT)
 
 
@@ -48,8 +47,15 @@ class Told(Protocol):
         """What is to be told of it."""
 
 
+class Exporting(Protocol):
+    """What exports ended spans."""
+
+    def take(self, span: ReadableSpan) -> None:
+        """Take a span that is to be exported."""
+
+
 class CallSpan(trace.Span, ReadableSpan):
-    """An OpenTelemetry span that keeps plain values, and goes to its processors as it is when it ends, read-only from then on.
+    """An OpenTelemetry span that keeps plain values, and is exported as it is when it ends, read-only from then on.
 
     Its record is made, and spelled as attributes, when an exporter first reads them, in the exporter's thread.
     """
@@ -71,11 +77,11 @@ class CallSpan(trace.Span, ReadableSpan):
         parent: SpanContext | None,
         kind: SpanKind,
         attributes: dict[str, Any],
-        processors: Sequence[SpanProcessor],
+        exporting: Sequence[Exporting],
         resource: Resource,
     ) -> None:
         self._name, self._context, self._parent, self._kind = name, context, parent, kind
-        self._said, self._processors, self._resource = attributes, processors, resource
+        self._said, self._exporting, self._resource = attributes, exporting, resource
         self._start_time = time.time_ns()
 
     @property
@@ -133,38 +139,37 @@ class CallSpan(trace.Span, ReadableSpan):
     def end(self, end_time: int | None = None) -> None:
         if self._end_time is None:
             self._end_time = end_time or time.time_ns()
-            for processor in self._processors:
-                processor.on_end(self)
+            for exporting in self._exporting:
+                exporting.take(self)
 
 
-def start(
-    provider: TracerProvider,
-    resource: Resource,
-    processors: Sequence[SpanProcessor],
-    name: str,
-    attributes: dict[str, Any],
-    kind: SpanKind,
-    parent: SpanContext,
-) -> trace.Span:
-    """Start a call's span as a child of `parent`, as `opentelemetry.sdk.trace.Tracer.start_span` does: ids by the provider's
-    generator, the decision by its sampler. Source: OpenTelemetry specification, trace/sdk.md, "SDK span creation"."""
-    ids, sampler = provider.id_generator, provider.sampler
-    above = parent if parent is not NOBODY and parent.is_valid else None
-    if type(ids) is RandomIdGenerator:  # what it does, without the calls
-        trace_id = above.trace_id if above is not None else _bits(128) or 1
-        span_id = _bits(64) or 1
-    else:
-        trace_id = above.trace_id if above is not None else ids.generate_trace_id()
-        span_id = ids.generate_span_id()
-    if sampler is DEFAULT_ON and (above is None or above.trace_flags.sampled):  # what it would decide, without asking
-        own = SpanContext(trace_id, span_id, False, SAMPLED, None if above is None else above.trace_state)
-        return CallSpan(name, own, above, kind, attributes, processors, resource)
-    decided = sampler.should_sample(_scope.get_current(), trace_id, name, kind, attributes, ())
-    flags = SAMPLED if decided.decision is Decision.RECORD_AND_SAMPLE else DROPPED
-    own = SpanContext(trace_id, span_id, False, flags, decided.trace_state)
-    if decided.decision is Decision.DROP:
-        return trace.NonRecordingSpan(own)
-    return CallSpan(name, own, above, kind, attributes, processors, resource)
+class Maker:
+    """Starts the spans of calls as `opentelemetry.sdk.trace.Tracer.start_span` does: ids by the provider's generator, the
+    decision by its sampler. Source: OpenTelemetry specification, trace/sdk.md, "SDK span creation"."""
+
+    def __init__(self, provider: TracerProvider, exporting: Sequence[Exporting]) -> None:
+        self._ids, self._sampler, self._resource = provider.id_generator, provider.sampler, provider.resource
+        self._exporting = exporting
+        #: What these two would say is known without asking them.
+        self._plain = type(self._ids) is RandomIdGenerator and self._sampler is DEFAULT_ON
+
+    def start(self, name: str, attributes: dict[str, Any], parent: SpanContext | None) -> trace.Span:
+        """Start the span of a call as a child of `parent`."""
+        if self._plain and parent is None:
+            own = SpanContext(_bits(128) or 1, _bits(64) or 1, False, SAMPLED)
+            return CallSpan(name, own, None, SpanKind.CLIENT, attributes, self._exporting, self._resource)
+        if self._plain and parent is not None and parent.trace_flags.sampled:
+            own = SpanContext(parent.trace_id, _bits(64) or 1, False, SAMPLED, parent.trace_state)
+            return CallSpan(name, own, parent, SpanKind.CLIENT, attributes, self._exporting, self._resource)
+        trace_id = self._ids.generate_trace_id() if parent is None else parent.trace_id
+        kind = SpanKind.CLIENT
+        decided = self._sampler.should_sample(_scope.get_current(), trace_id, name, kind, attributes, ())
+        sampled = decided.decision is Decision.RECORD_AND_SAMPLE
+        span_id = self._ids.generate_span_id()
+        own = SpanContext(trace_id, span_id, False, SAMPLED if sampled else DROPPED, decided.trace_state)
+        if decided.decision is Decision.DROP:
+            return trace.NonRecordingSpan(own)
+        return CallSpan(name, own, parent, kind, attributes, self._exporting if sampled else (), self._resource)
 
 
 _bits = random.getrandbits

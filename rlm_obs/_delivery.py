@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from rlm_obs import _ending, _guard
+from rlm_obs._flusher import Flusher
 from rlm_obs._outlet import Outlet
 from rlm_obs._resending import Resending
 from rlm_obs._spool import Spool
@@ -72,7 +73,7 @@ class Pipeline(SpanProcessor):
         self._queue = self._batches._batch_processor
         self._room = self._queue._max_queue_size
         self._lock = threading.Lock()
-        self._flusher: threading.Thread | None = None
+        self._flusher = Flusher(self._flush)
         self._flushed = True
         self.counts = dict.fromkeys(("waiting", "sending", "sent", "spooled", *LOSSES), 0)
         self._lost_before = 0
@@ -118,8 +119,11 @@ class Pipeline(SpanProcessor):
 
     def on_end(self, span: ReadableSpan) -> None:
         context = span.context
-        if context is None or not context.trace_flags.sampled:
-            return
+        if context is not None and context.trace_flags.sampled:
+            self.take(span)
+
+    def take(self, span: ReadableSpan) -> None:
+        """Queue a span that is to be exported, or count it as lost."""
         with self._lock:
             lost = "shut down" if self._closed else "queue full" if self.counts["waiting"] >= self._room else None
             self.counts[lost or "waiting"] += 1
@@ -135,21 +139,13 @@ class Pipeline(SpanProcessor):
                 lost,
             )
 
-    def begin_flush(self) -> threading.Thread | None:
-        """Have what is queued sent by a thread of its own, or by the one that is at it already.
+    def begin_flush(self) -> threading.Event | None:
+        """Have what is queued sent by a thread of its own, or by a flush that is under way; returns what is set at its end.
 
         None where no thread starts any more, at the end of the program: `at_exit` sends it then.
         """
         with self._lock:
-            flusher = self._flusher
-            if flusher is None or not flusher.is_alive():
-                flusher = threading.Thread(target=self._flush, name="rlm_obs-flush", daemon=True)
-                try:
-                    flusher.start()
-                except RuntimeError:
-                    return None
-                self._flusher = flusher
-            return flusher
+            return self._flusher.begin()
 
     def flush(self, timeout_s: float, kept: bool = True) -> bool:
         """Send what is queued, and try what is `kept` on disk; True if, within `timeout_s`, all of it was accepted and nothing
@@ -170,11 +166,8 @@ class Pipeline(SpanProcessor):
         for _ in range(2):  # a flush that others had begun may have passed our spans already
             if self._closed:
                 break
-            flusher = self.begin_flush()
-            if flusher is None:
-                return False
-            flusher.join(max(0.0, ends - time.monotonic()))
-            if flusher.is_alive():
+            done = self.begin_flush()
+            if done is None or not done.wait(max(0.0, ends - time.monotonic())):
                 return False
             if self._left() >= asked:
                 break
@@ -207,6 +200,7 @@ class Pipeline(SpanProcessor):
             self._keep_the_rest(self._resending, ends)
         with self._lock:
             self._given_up = True
+            self._flusher.stop()
             self.counts["shut down"] += self.counts["waiting"] + self.counts["sending"]
             self.counts["waiting"] = self.counts["sending"] = 0
             ended.update(
@@ -277,7 +271,7 @@ class Pipeline(SpanProcessor):
     def after_fork(self) -> None:
         """Start anew in a forked child: what was queued belongs to the parent, which sends it."""
         self._lock = threading.Lock()
-        self._flusher = None
+        self._flusher = Flusher(self._flush)
         self._outlet.after_fork()
         if self._resending is not None:
             self._resending.after_fork()

@@ -152,7 +152,7 @@ def _provider() -> metrics.MeterProvider | None:
 
 
 def _nobody_measures() -> bool:
-    return _provider() is None
+    return global_metrics._METER_PROVIDER is None and sending.sent is None
 
 
 @hookimpl

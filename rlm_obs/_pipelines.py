@@ -24,8 +24,8 @@ OUR_THREADS = ("rlm_obs-flush", "OtelBatch")
 class AtOnce(Pipeline):
     """The last pipeline of a tracer where `export` is "sync": it ends a topmost span when all of the process is flushed."""
 
-    def on_end(self, span: ReadableSpan) -> None:
-        super().on_end(span)
+    def take(self, span: ReadableSpan) -> None:
+        super().take(span)
         if not threading.current_thread().name.startswith(OUR_THREADS):  # an exporter that makes spans of its own
             _guard.guarded("export at once", self._flush_all, span)
 

@@ -128,18 +128,12 @@ class Ended(Protocol):
     status: CallStatus | None
     cost: Cost | None
     request: Request
-
-    @property
-    def model(self) -> str | None:
-        """The model that has answered."""
-
-    @property
-    def told_later(self) -> bool:
-        """Whether it tells what a call has cost that was entered before, without a price."""
-
-    @property
-    def usage(self) -> Usage | None:
-        """What it used, as its answer says."""
+    #: The model that has answered.
+    model: str | None
+    #: What it used, as its answer says.
+    usage: Usage | None
+    #: Whether it tells what a call has cost that was entered before, without a price.
+    told_later: bool
 
     @property
     def record(self) -> Record | None:

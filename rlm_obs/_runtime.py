@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlm_obs import _ending, _guard, _lost, _pipelines, _scope
 from rlm_obs._budgets import counting, keeper
-from rlm_obs._call import Call, Needs
+from rlm_obs._call import Call, Needing
 from rlm_obs._frozen import quick_to_make
 from rlm_obs._plugins import Plugins, gates, loaded
 from rlm_obs._pricing import Chain
@@ -49,7 +49,7 @@ class InForce:
     operations: tuple[str, ...]
     attributes: Mapping[str, Any]
 
-    def call(self, request: Request, needs: Needs, content: Mapping[str, Any] | None = None) -> Call:
+    def call(self, request: Request, needs: Needing, content: Mapping[str, Any] | None = None) -> Call:
         """Return the call that is about to be made."""
         return Call(
             request,
@@ -86,9 +86,9 @@ def runtime(settings: Settings | None = None) -> Runtime:
 
 def in_force() -> InForce | None:
     """Return what holds for a call made here, or None: nothing of ours does, and the call passes straight through."""
-    scope, default = _scope.current(), _scope.default
-    if scope is _scope.EMPTY and _plainly is not None:
+    if _plainly is not None and _scope.KEY not in _scope.get_current():
         return _plainly
+    scope, default = _scope.current(), _scope.default
     tracer = scope.tracer or default.tracer
     trackers = scope.trackers
     if default.trackers:

@@ -16,9 +16,9 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode
 
-from rlm_obs import _callspan, _ending, _lost, _pipelines, _scope
+from rlm_obs import _ending, _lost, _pipelines, _scope
 from rlm_obs._attributes import ABOVE, ERROR_TYPE, INHERITED, ROOT, TRACE_NAME
-from rlm_obs._callspan import NOBODY, SAMPLED, CallSpan
+from rlm_obs._callspan import SAMPLED, CallSpan, Maker
 from rlm_obs._delivery import SampledOut
 from rlm_obs._plugins import gates, loaded
 from rlm_obs._settings import Settings, read_settings
@@ -67,6 +67,7 @@ class Tracer:
         self._resource = getattr(provider, "resource", None)
         self._tracer = trace.get_tracer("rlm_obs", tracer_provider=provider)
         self._own = own if _plain(self._tracer) else None
+        self._maker = None if self._own is None else Maker(self._own, self._pipelines)
 
     @staticmethod
     def _new_provider(chosen: Settings) -> TracerProvider:
@@ -95,26 +96,37 @@ class Tracer:
             span.end()
             gates.release()
 
-    def start_call(self, name: str, attributes: dict[str, Any]) -> Span:
-        """Start the span of a call (kind CLIENT), as `start` does; `attributes` is taken over, not copied."""
-        if self._own is None:
-            return self.start(name, attributes, kind=SpanKind.CLIENT)
+    def start_call(
+        self, name: str, attributes: dict[str, Any], held: Mapping[str, object]
+    ) -> tuple[Span, otel.Context]:
+        """Start the span of a call (kind CLIENT), as `start` does; `attributes` is taken over, not copied.
+
+        Returns it with the context in which it is current, and `held` is too.
+        """
+        if self._maker is None:
+            started = self.start(name, attributes, kind=SpanKind.CLIENT)
+            return started, otel.Context({**self.context_of(started), **held})
         context = _scope.get_current()
         scope: _scope.Scope = context.get(_scope.KEY, _scope.EMPTY)  # type: ignore[assignment]  # `_scope.of`, a call less
-        around = _scope.span_of(context)
-        if around is not trace.INVALID_SPAN and self._is_topmost(scope, around):
-            attributes.update(_of_topmost(around))
+        around: Span = context.get(_scope.SPAN_KEY, trace.INVALID_SPAN)  # type: ignore[assignment]  # `_scope.span_of`
+        parent = None
+        if around is not trace.INVALID_SPAN:
+            above = around.get_span_context()
+            parent = above if above.is_valid else None
+            if self._is_topmost(scope, around):
+                attributes.update(_of_topmost(around))
+            elif scope.trace_name is not None:
+                attributes[TRACE_NAME] = scope.trace_name
         elif scope.trace_name is not None:
             attributes[TRACE_NAME] = scope.trace_name
         if scope.attributes:
             for key, value in scope.attributes.items():
                 attributes.setdefault(key, value)
-        parent = NOBODY if around is trace.INVALID_SPAN else around.get_span_context()
-        resource: Resource = self._resource  # type: ignore[assignment]  # a provider of our own has one
-        made = _callspan.start(self._own, resource, self._pipelines, name, attributes, SpanKind.CLIENT, parent)
+        made = self._maker.start(name, attributes, parent)
         if made.__class__ is trace.NonRecordingSpan:
             self._sampled_out.add()
-        return made
+            return made, otel.Context({**self.context_of(made), **held})
+        return made, otel.Context({**context, **held, _scope.SPAN_KEY: made})
 
     def start(
         self, name: str, attributes: Mapping[str, Any] | None = None, *, kind: SpanKind = SpanKind.INTERNAL
@@ -165,7 +177,8 @@ class Tracer:
             return
         flags = SAMPLED if parent is None else parent.trace_flags
         own = SpanContext(trace_id, self._own.id_generator.generate_span_id(), False, flags)
-        CallSpan(name, own, parent, kind, dict(attributes), self._pipelines, self._own.resource).end()
+        exporting = self._pipelines if flags.sampled else ()
+        CallSpan(name, own, parent, kind, dict(attributes), exporting, self._own.resource).end()
 
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Deliver what is queued; True if, within `timeout_s`, every exporter has accepted everything."""

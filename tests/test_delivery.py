@@ -219,6 +219,22 @@ def test_flush_keeps_its_bound() -> None:
         assert tracer.flush(5) is True
 
 
+def test_flushes_share_a_thread_that_ends_with_its_tracer() -> None:
+    """However often a tracer is flushed, one thread does it, which is gone once the tracer is shut down."""
+    known = set(threading.enumerate())
+
+    def flushing() -> list[threading.Thread]:
+        return [one for one in threading.enumerate() if one not in known and one.name == "rlm_obs-flush"]
+
+    with tracing(SpanList()) as tracer:
+        for _ in range(20):
+            some(tracer, 1)
+            assert tracer.flush() is True
+        (thread,) = flushing()
+    thread.join(5)
+    assert not flushing()
+
+
 def test_flush_waits_for_what_came_after_another_flush_began() -> None:
     """Two threads flush: each waits for what was queued before its own call."""
     hanging = Hanging()

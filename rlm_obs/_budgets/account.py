@@ -126,6 +126,8 @@ class Account:
     holds: dict[int, Hold] = field(default_factory=dict)
     lease: Lease | None = None
     crowd: Crowd | None = None
+    #: Dollars of this process alone, each of which is held before it is spent.
+    simple: bool = False
 
     def binds(self, need: Need) -> bool:
         """Tell whether this account can refuse the call."""
@@ -136,6 +138,9 @@ class Account:
     def fits_now(self, need: Need) -> bool:
         """Tell whether a call may go out here at once, all of it; False is to be looked at more closely."""
         limit, unit = self.limit, self.unit
+        if limit is not None and self.simple and not need.free:
+            room = minus(limit, self.spent)
+            return room > 0 and plus(self.held, need.most) <= room
         if limit is None or self.enforcement in ("warn", "off") or (need.free and unit == "usd"):
             return True
         if self.rolling is not None:
@@ -264,11 +269,12 @@ class _Here(threading.local):
 
 
 _here = _Here()
+running_loop = asyncio._get_running_loop
 
 
 def whoever() -> Owner:
     """Return who is running: the thread, and the asyncio task if there is one."""
-    task = None if asyncio._get_running_loop() is None else asyncio.current_task()
+    task = None if running_loop() is None else asyncio.current_task()
     if task is None:
         return _here.thread, None
     reference = weakref.ref(task)
@@ -278,4 +284,4 @@ def whoever() -> Owner:
 
 def in_event_loop() -> bool:
     """Tell whether a blocking wait here would stop an event loop."""
-    return asyncio._get_running_loop() is not None
+    return running_loop() is not None

@@ -120,6 +120,8 @@ class Book:
                 self.terms.join(account, turn.name)
             elif self.window is not None and self.window.rolling_s is not None:
                 account.rolling = Rolling(self.window.rolling_s)
+            else:
+                account.simple = unit == "usd" and account.enforcement == "reserve"
             yield account
 
 

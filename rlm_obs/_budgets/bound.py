@@ -8,12 +8,13 @@ from typing import Any
 
 from rlm_obs._budgets.audio import audio_tokens
 from rlm_obs._budgets.images import image_tokens, size_of
-from rlm_obs._frozen import quick_to_make
 
 #: How many bytes of text a token has, about: for what is likely, never for a bound.
 BYTES_PER_TOKEN = 4
 #: A model wraps each message in a few tokens of its own, and JSON each key and value in quotes, a colon and a comma.
 WRAP, MARKS = 6, 4
+#: What a message of a role and a text counts beside the two.
+MESSAGE = WRAP + 2 * MARKS + len("role") + len("content")
 #: Text longer than this is encoded piece by piece, so that no second copy of it is ever whole.
 PIECE = 65_536
 
@@ -25,8 +26,7 @@ UNREAD = "content that can be read only once, or is no JSON"
 CUSTOM = "content of a kind that is not known"
 
 
-@quick_to_make
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Bound:
     """The most a call can use, in tokens. `output_tokens` is of all choices; `limit_is_users` if the request set it.
 
@@ -60,6 +60,21 @@ def most_text_tokens(text: str) -> int:
     if len(text) <= PIECE:
         return len(text.encode("utf-8", "surrogatepass"))
     return sum(len(text[at : at + PIECE].encode("utf-8", "surrogatepass")) for at in range(0, len(text), PIECE))
+
+
+def plain_text_tokens(messages: Any) -> int | None:
+    """Return what `Count` does, by bytes, of a list of messages of a role and a text in ASCII; None of any other."""
+    if type(messages) is not list:
+        return None
+    total = WRAP
+    for message in messages:
+        if type(message) is not dict or len(message) != 2:
+            return None
+        role, said = message.get("role"), message.get("content")
+        if type(role) is not str or type(said) is not str or not role.isascii() or not said.isascii():
+            return None
+        total += MESSAGE + len(role) + len(said)
+    return total
 
 
 def most_json_tokens(value: Any) -> int:

@@ -48,6 +48,13 @@ class Desk:
         waits for a store's answer only. `renew` gives the accounts of the next window, if one ends meanwhile.
         """
         owner = whoever()
+        with self.lock:  # the way of most calls: nobody waits, and there is room for all of it
+            if not self._line:
+                for account in accounts:
+                    if not account.fits_now(need):
+                        break
+                else:
+                    return self._grant(need, accounts, owner, label, need.tokens)
         found = self._ask(need, accounts, owner, label, may_wait, renew)
         if found is None:
             need.settle_least()
@@ -282,7 +289,9 @@ class Desk:
         """Hold what the call costs at most, with its output limited to `tokens`."""
         whole = tokens >= need.tokens
         amount = need.most if whole else need.cost(tokens)
-        hold = Hold(accounts, amount, owner, label, None if whole else tokens, time.monotonic())
+        hold = Hold(accounts=accounts, amount=amount, owner=owner, label=label, since=time.monotonic())
+        if not whole:
+            hold.tokens = tokens
         if need.kind is not None:
             hold.kind, hold.number = need.kind, need.kind.begin()
         for account in accounts:

@@ -17,6 +17,7 @@ from rlm_obs._budgets.bound import (
     is_long,
     most_json_tokens,
     most_text_tokens,
+    plain_text_tokens,
 )
 from rlm_obs._budgets.counting import text_counter
 from rlm_obs._pricing import context_window, model_limits
@@ -63,6 +64,8 @@ TELLING = frozenset(
     }
 )
 SILENT = NOT_INPUT - TELLING
+Limits = tuple[int, bool, int, int | None, bool]
+PLAIN = SILENT - {"prediction", "modalities"}
 #: Tools that run at the host: each adds input that the request does not show, in turns of its own, and may cost apart.
 HOSTED = {
     "apply_patch": "the instructions of the patch tool",
@@ -105,11 +108,58 @@ def bound_of(body: Mapping[str, Any], endpoint: Endpoint, request: Request) -> B
 
 def _chat(body: Mapping[str, Any], endpoint: Endpoint, request: Request) -> Bound:
     model = request.model or ""
-    window, own = limits_of(model, request.provider)
     text_tokens = text_counter(model)
+    limits: Limits | None = request.found.get("limits")
+    if limits is None:
+        limits = request.found["limits"] = _limits(endpoint, request)
+    each, users, choices, window, searches = limits
+    if text_tokens is most_text_tokens and not searches and PLAIN.issuperset(body):
+        text = plain_text_tokens(body.get("messages"))
+        if text is not None:  # as of most calls
+            likely = -(-text // BYTES_PER_TOKEN)
+            if window is not None and text > window:
+                text = window  # no input is ever longer
+            return Bound(text, each * choices, choices, users, likely_tokens=likely if likely < text else text)
     count = Count(model, text_tokens)
     text = count.content(body.get("messages")) if "messages" in body else 0
-    open_ended = False
+    more, open_ended = _beside_messages(body, count)
+    text += more
+    if users and body.get("prediction") is not None:  # not used, it is billed as output: within a limit, by the
+        _, own = limits_of(model, request.provider)  # reference; beyond it, to be sure
+        each = min(own, each + most_json_tokens(body["prediction"]))
+    modalities = body.get("modalities")
+    if searches:
+        open_ended = _open(count, WEB_SEARCH)
+    likely = _likely(text, count, text_tokens)
+    if window is not None and not open_ended and (text > window or count.stored):
+        text = window
+    return Bound(
+        input_tokens=text,
+        output_tokens=each * choices,
+        choices=choices,
+        limit_is_users=users,
+        audio_tokens=count.sounds,
+        image_tokens=count.images,
+        likely_tokens=min(likely, text),
+        unknown=tuple(count.unknown),
+        holds=not count.unknown or (window is not None and not open_ended),
+        speaks=isinstance(modalities, list | tuple) and "audio" in modalities,
+        long_cache=count.long_cache,
+    )
+
+
+def _limits(endpoint: Endpoint, request: Request) -> Limits:
+    """Return what a request's parameters say of its bound: output a choice, whether that is the user's limit, choices, the
+    context window, and whether its model searches the web by itself."""
+    model = request.model or ""
+    window, own = limits_of(model, request.provider)
+    searches = SEARCHES in model or RESEARCHES in model
+    return *_output_limit(endpoint, request, own), _choices(request.params), window, searches
+
+
+def _beside_messages(body: Mapping[str, Any], count: Count) -> tuple[int, bool]:
+    """Return how many tokens the rest of a request may be, and whether its input has no end that is known."""
+    text, open_ended, text_tokens = 0, False, count.text_tokens
     for name, value in body.items():
         if name in SILENT:
             continue
@@ -129,27 +179,7 @@ def _chat(body: Mapping[str, Any], endpoint: Endpoint, request: Request) -> Boun
             count.leave_open(STORED)
         elif name == "prompt_cache_options" and is_long(value):
             count.long_cache = True
-    if SEARCHES in model or RESEARCHES in model:
-        open_ended = _open(count, WEB_SEARCH)
-    each, users = _output_limit(body, endpoint, request, own)
-    choices = _choices(request.params)
-    likely = _likely(text, count, text_tokens)
-    if window is not None and not open_ended and (text > window or count.stored):
-        text = window  # no input is ever longer
-    modalities = body.get("modalities")
-    return Bound(
-        text,
-        each * choices,
-        choices,
-        users,
-        audio_tokens=count.sounds,
-        image_tokens=count.images,
-        likely_tokens=min(likely, text),
-        unknown=tuple(count.unknown),
-        holds=not count.unknown or (window is not None and not open_ended),
-        speaks=isinstance(modalities, list | tuple) and "audio" in modalities,
-        long_cache=count.long_cache,
-    )
+    return text, open_ended
 
 
 def _completion(body: Mapping[str, Any], endpoint: Endpoint, request: Request) -> Bound:
@@ -164,7 +194,7 @@ def _completion(body: Mapping[str, Any], endpoint: Endpoint, request: Request) -
     if "max_tokens" not in request.params and request.provider in ("openai", "azure.ai.openai"):
         each, users = min(own, LEAST_COMPLETED), True
     else:
-        each, users = _output_limit(body, endpoint, request, own)
+        each, users = _output_limit(endpoint, request, own)
     choices = _choices(request.params) * len(prompts)
     text = sum(sizes)
     likely = min(text, _likely(text, count, texts))
@@ -218,19 +248,14 @@ def _open(count: Count, reason: str) -> bool:
     return True
 
 
-def _output_limit(body: Mapping[str, Any], endpoint: Endpoint, request: Request, own: int) -> tuple[int, bool]:
-    """Return the most output tokens of one choice, and whether the user has limited them.
-
-    What was predicted and not used is billed as output (within a limit, by the reference; beyond it, to be sure).
-    """
+def _output_limit(endpoint: Endpoint, request: Request, own: int) -> tuple[int, bool]:
+    """Return the most output tokens of one choice, and whether the user has limited them."""
     each, users = own, False
     params = request.params
     for name in endpoint.limits:
         limit = params.get(name)
         if type(limit) is int and limit >= 0:
             each, users = min(each, limit), True
-    if users and body.get("prediction") is not None:
-        each = min(own, each + most_json_tokens(body["prediction"]))
     return each, users
 
 

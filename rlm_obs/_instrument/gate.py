@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +19,8 @@ from rlm_obs._runtime import InForce
 from rlm_obs._settings import Settings
 from rlm_obs.errors import BudgetExceeded
 
-#: The call whose request is just being made here: its response is seen before the SDK parses it.
-_now: ContextVar[Passing | None] = ContextVar("rlm_obs_passing", default=None)
+#: Where a context keeps the call whose request is just being made in it: its response is seen before the SDK parses it.
+PASSING = "rlm_obs.passing"
 #: Where the SDK makes its object of a response, which tells more than that object: patched once a call needs it.
 HANDS_OVER = "_process_response"
 #: What the SDK does before it tries again: `request` itself does not say how often it did.
@@ -51,7 +50,7 @@ class Patch:
         holds = _runtime.in_force() if self.on else None
         if holds is None:
             return wrapped(*args, **kwargs)
-        passing = _guard.guarded("gate", self.gate.begin, client, args, kwargs, holds, False)
+        passing = self.gate.begin(client, args, kwargs, holds, False)
         if passing is None:
             return wrapped(*args, **kwargs)
         if passing.asked.later is not None:
@@ -60,23 +59,20 @@ class Patch:
             return result
         call = passing.call
         try:
-            waiting = _guard.guarded("budget", call.admit)
+            waiting = call.admit()
             while waiting is not None:
                 try:
                     call.granted(waiting.wait(call.wait_s))
                     waiting = None
                 except BudgetExceeded as refusal:
                     waiting = call.appeal(refusal)
-            context = call.start()
+            context = call.start({PASSING: passing})
             args, kwargs = passing.sent(args, kwargs, context)
-            token = None if context is None else _scope.attach(context)
-            now = _now.set(passing)
+            token = _scope.attach(context)
             try:
                 result = wrapped(*args, **kwargs)
             finally:
-                _now.reset(now)
-                if token is not None:
-                    _scope.detach(token)
+                _scope.detach(token)
             passing.answered(result)
         except BaseException as error:
             _guard.guarded("gate", passing.failed, error)
@@ -91,7 +87,7 @@ class Patch:
         holds = _runtime.in_force() if self.on else None
         if holds is None:
             return await wrapped(*args, **kwargs)
-        passing = _guard.guarded("gate", self.gate.begin, client, args, kwargs, holds, True)
+        passing = self.gate.begin(client, args, kwargs, holds, True)
         if passing is None:
             return await wrapped(*args, **kwargs)
         if passing.asked.later is not None:
@@ -100,23 +96,20 @@ class Patch:
             return result
         call = passing.call
         try:
-            waiting = _guard.guarded("budget", call.admit)
+            waiting = call.admit()
             while waiting is not None:
                 try:
                     call.granted(await waiting.wait_async(call.wait_s))
                     waiting = None
                 except BudgetExceeded as refusal:
                     waiting = call.appeal(refusal)
-            context = call.start()
+            context = call.start({PASSING: passing})
             args, kwargs = passing.sent(args, kwargs, context)
-            token = None if context is None else _scope.attach(context)
-            now = _now.set(passing)
+            token = _scope.attach(context)
             try:
                 result = await wrapped(*args, **kwargs)
             finally:
-                _now.reset(now)
-                if token is not None:
-                    _scope.detach(token)
+                _scope.detach(token)
             passing.answered(result)
         except BaseException as error:
             _guard.guarded("gate", passing.failed, error)
@@ -128,7 +121,7 @@ class Patch:
         self, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Stand for what makes the user's object of a response: keep the response, whose head is read with the answer."""
-        passing = _now.get()
+        passing = _passing()
         if passing is not None and self.on:
             passing.response = kwargs.get("response")
             if passing.asked.lines:
@@ -139,7 +132,7 @@ class Patch:
         self, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Stand for what a client does before it tries again: count it."""
-        passing = _now.get()
+        passing = _passing()
         if passing is not None and self.on:
             passing.retries = (passing.retries or 0) + 1
         return wrapped(*args, **kwargs)
@@ -199,20 +192,36 @@ class Gate:
     def begin(
         self, client: Any, args: tuple[Any, ...], kwargs: dict[str, Any], holds: InForce, awaits: bool
     ) -> Passing | None:
-        """Read a request; None for one that passes straight through."""
-        cast_to = args[0] if args else kwargs.get("cast_to")
-        options = args[1] if len(args) > 1 else kwargs["options"]
-        stream = bool(kwargs.get("stream", False))
-        asked = self.reader.read(client, options, stream, awaits, holds)
-        if asked is None:
+        """Read a request; None for one that passes straight through, and for one that cannot be read."""
+        try:
+            cast_to = args[0] if args else kwargs.get("cast_to")
+            options = args[1] if len(args) > 1 else kwargs["options"]
+            stream = bool(kwargs.get("stream", False))
+            asked = self.reader.read(client, options, stream, awaits, holds)
+            if asked is None:
+                return None
+            settings = holds.runtime.settings
+            if asked.lines or settings.rate_limits or not hasattr(cast_to, MODEL):
+                self.see_heads()
+            said: Mapping[str, Any] | None = None
+            if asked.content is not None and settings.capture_content:
+                said = _guard.guarded("content", asked.content) or {}
+            call: Any = Unbilled() if asked.lines else holds.call(asked.request, asked.needs, said)
+            return Passing(
+                gate=self,
+                reader=self.reader,
+                settings=settings,
+                call=call,
+                asked=asked,
+                options=options,
+                stream=stream,
+                awaits=awaits,
+                holds=holds,
+                retries=self._tries,
+            )
+        except Exception as error:
+            _guard.caught("gate", error)
             return None
-        if asked.lines or holds.runtime.settings.rate_limits or not hasattr(cast_to, MODEL):
-            self.see_heads()
-        said: Mapping[str, Any] | None = None
-        if asked.content is not None and holds.runtime.settings.capture_content:
-            said = _guard.guarded("content", asked.content) or {}
-        call: Any = Unbilled() if asked.lines else holds.call(asked.request, asked.needs, said)
-        return Passing(self, call, asked, options, stream, awaits, holds, self._tries)
 
 
 @dataclass(slots=True)
@@ -220,6 +229,10 @@ class Passing:
     """One call on its way through the gate: what was asked, and what becomes of its answer."""
 
     gate: Gate
+    #: Who knows the SDK.
+    reader: Reader
+    #: The settings that hold for the call.
+    settings: Settings
     call: Call
     asked: Asked
     options: Any
@@ -229,16 +242,6 @@ class Passing:
     retries: int | None
     #: What `_process_response` was given, where it is patched.
     response: Any = None
-
-    @property
-    def reader(self) -> Reader:
-        """Who knows the SDK."""
-        return self.gate.reader
-
-    @property
-    def settings(self) -> Settings:
-        """The settings that hold for the call."""
-        return self.holds.runtime.settings
 
     def line(self, said: Any, number: int) -> None:
         """Record the call that one line of the answer is about."""
@@ -253,10 +256,10 @@ class Passing:
         call.finish()
 
     def sent(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], context: otel.Context | None
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], context: otel.Context
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the arguments to go on with; the user's own unless the call has to be changed."""
-        call, tells = self.call, context is not None and self.settings.propagate == "provider"
+        call, tells = self.call, self.settings.propagate == "provider" and self.holds.tracer is not None
         headers = _guard.guarded("propagate", _traceparent, context) if tells else None
         limit, model = call.output_limit, call.request.model if call.switched_from else None
         if self.asked.ask_usage or limit is not None or model is not None or headers:
@@ -264,13 +267,13 @@ class Passing:
             changed = _guard.guarded("gate", self.reader.change, self.options, self.asked, wanted)
             if changed is not None:
                 args, kwargs = _with_options(args, kwargs, changed)
-        if not self.stream:
+        if self.asked.parses:
             options = args[1] if len(args) > 1 else kwargs["options"]
             heard = _guard.guarded("gate", self.reader.overhear, options, self.call.answer)
             if heard is not None:
                 self.gate.see_heads()  # if its parser fails, nothing else tells what was answered
                 args, kwargs = _with_options(args, kwargs, heard)
-        elif kwargs.get("stream_cls") is not None:
+        elif self.stream and kwargs.get("stream_cls") is not None:
             watched = _guard.guarded("gate", leaving, kwargs["stream_cls"])
             if watched is not None:
                 kwargs = {**kwargs, "stream_cls": watched}
@@ -305,7 +308,12 @@ class Passing:
 
     def answered(self, result: Any) -> None:
         """End the call, or watch its answer until it ends; the user's object is handed on as it is."""
-        if not _guard.guarded("gate", self._answered, result):
+        try:
+            watched = self._watched(result)
+        except Exception as error:
+            _guard.caught("gate", error)
+            watched = False
+        if not watched:
             self.call.finish()  # what could not be read is a call all the same
 
     def told(self, result: Any) -> None:
@@ -325,9 +333,9 @@ class Passing:
             call.start()
             call.finish()
 
-    def _answered(self, result: Any) -> bool:
-        call, asked = self.call, self.asked
-        answer, seen = call.answer, self.response
+    def _watched(self, result: Any) -> bool:
+        """Read the answer, or put it under watch: tell which."""
+        asked, answer, seen = self.asked, self.call.answer, self.response
         self.response = None  # what runs on in a copy of this context shall not keep it
         if asked.known is not None:
             answer.usage = asked.known
@@ -353,8 +361,13 @@ class Passing:
             self.reader.answered(result, answer)
         if asked.begun is not None:
             asked.begun(answer)
-        call.finish()
-        return True
+        return False
+
+
+def _passing() -> Passing | None:
+    """Return the call whose request is being made here."""
+    found: Passing | None = _scope.get_current().get(PASSING)  # type: ignore[assignment]  # nobody else writes there
+    return found
 
 
 def _traceparent(context: otel.Context) -> Mapping[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from typing import Any, Generic
 
 from rlm_obs import _guard
@@ -23,21 +23,14 @@ def leaving(cls: Any) -> Any:
         return cls
 
     def __iter__(self: Any) -> Iterator[Any]:  # noqa: N807
-        _guard.guarded("stream", _tell_watch, self, Watch.take_up)
-        try:
-            yield from origin.__iter__(self)
-        except GeneratorExit:
-            _guard.guarded("stream", _tell_watch, self, Watch.leave)
-            raise
+        loop: Iterator[Any] = origin.__iter__(self)
+        _guard.guarded("stream", _take_up, self, loop)
+        return loop
 
-    async def __aiter__(self: Any) -> AsyncIterator[Any]:  # noqa: N807
-        _guard.guarded("stream", _tell_watch, self, Watch.take_up)
-        try:
-            async for item in origin.__aiter__(self):
-                yield item
-        except GeneratorExit:
-            _guard.guarded("stream", _tell_watch, self, Watch.leave)
-            raise
+    def __aiter__(self: Any) -> AsyncIterator[Any]:  # noqa: N807
+        loop: AsyncIterator[Any] = origin.__aiter__(self)
+        _guard.guarded("stream", _take_up, self, loop)
+        return loop
 
     def __stream__(self: Any) -> Any:  # noqa: N807
         items = origin.__stream__(self)
@@ -109,7 +102,7 @@ async def _heard_async(stream: Any, items: AsyncGenerator[Any]) -> AsyncIterator
     watch.all_heard()
 
 
-def _tell_watch(stream: Any, what: Callable[[Watch], None]) -> None:
+def _take_up(stream: Any, loop: Any) -> None:
     watch = stream.response.__dict__.get("_rlm_obs_watch")
     if watch is not None:
-        what(watch)
+        watch.take_up(loop)

@@ -12,7 +12,8 @@ from typing import Any
 
 from rlm_obs import _guard
 from rlm_obs._attributes import CONVERSATION
-from rlm_obs._call import Answer, Needs
+from rlm_obs._budgets.bound import Bound
+from rlm_obs._call import Answer
 from rlm_obs._hookspecs import hookimpl
 from rlm_obs._instrument import content
 from rlm_obs._instrument.bounds import bound_of, has_bound
@@ -52,7 +53,10 @@ PARAMS = frozenset(
     }
 )
 SCALARS = (str, int, float, bool)
-SHAPED = frozenset({"stop", "encoding_format", "response_format", "text"})
+#: What a few requests have beside their content and such scalars.
+RARE = frozenset(
+    {"stop", "encoding_format", "response_format", "text", "background", "background_options", "conversation"}
+)
 MOST_REQUESTS = 256
 TOOL_ITEMS = frozenset({"function_call", "custom_tool_call"})
 #: Events of which each brings the usage of one image.
@@ -72,6 +76,34 @@ class Client:
     deployment: str | None = None
     #: What it has asked, but for the content: programs ask the same again and again.
     requests: dict[tuple[Any, ...], Request] = field(default_factory=dict)
+
+
+class Unbounded:
+    """What a call needs, found when somebody asks for it: of most calls that is their bound alone."""
+
+    __slots__ = ("_asks", "_body", "_client", "_options", "awaits")
+    bound: Callable[[Request], Bound] | None = None
+
+    def __init__(self, client: Any, options: Any, body: Mapping[str, Any], asks: Asks, awaits: bool) -> None:
+        self._client, self._options, self._body, self._asks, self.awaits = client, options, body, asks, awaits
+
+    def timeout_s(self) -> float:
+        """Return how long the client would wait for an answer."""
+        return timeout_s(self._client, self._options)
+
+    def fingerprint(self) -> int | None:
+        """Return what tells the request apart from others: a hash of all that it sends."""
+        return hash((self._asks.path, json.dumps(self._body, sort_keys=True, default=str)))
+
+
+class Bounded(Unbounded):
+    """The same, of a call that has a bound."""
+
+    __slots__ = ()
+
+    def bound(self, request: Request) -> Bound:
+        """Return the most that the request can use."""
+        return bound_of(self._body, self._asks.endpoint, request)
 
 
 class OpenAIReader(Reader):
@@ -97,7 +129,8 @@ class OpenAIReader(Reader):
         self._later = Later()
 
     def read(self, client: Any, options: Any, stream: bool, awaits: bool, holds: InForce) -> Asked | None:
-        asks = USUAL.get(options.url) if options.method == "post" else None
+        sent = options.__dict__  # a model of the SDK's takes its time to find an attribute
+        asks = USUAL.get(sent["url"]) if sent["method"] == "post" else None
         if asks is None:
             asks = asked(options.method, options.url)
             if asks is None:
@@ -111,17 +144,16 @@ class OpenAIReader(Reader):
             deployment = known.deployment or model
             if isinstance(deployment, str):
                 params["deployment"] = deployment
-        if "background_options" in body:
-            window = fields_of(body["background_options"]).get("completion_window")
-            if isinstance(window, str):
-                params["completion_window"] = window
+        if not isinstance(model, str):
+            model = None
+        rare = not RARE.isdisjoint(body)
+        if rare:
+            params |= _taken_apart(body)
         later = endpoint.bill == "later" and not stream
         if asks.named is not None:
             params = {**self._later.params(asks.named), **params}
-        if not SHAPED.isdisjoint(body):
-            params |= _taken_apart(body)
         kinds = map(type, params.values())  # 1, 1.0 and True are equal, and are not the same to say
-        asked_before = (path, stream, model if isinstance(model, str) else None, *params.items(), *kinds)
+        asked_before = (path, stream, model, *params.items(), *kinds)
         request = known.requests.get(asked_before)
         if request is None:
             if len(known.requests) >= MOST_REQUESTS:
@@ -130,28 +162,27 @@ class OpenAIReader(Reader):
                 provider=known.provider,
                 endpoint=path,
                 operation=endpoint.operation,
-                model=model if isinstance(model, str) else None,
+                model=model,
                 params=params,
                 streamed=stream,
                 base_url=known.base_url,
             )
-        if holds.attributes or "conversation" in body:
+        if holds.attributes or (rare and "conversation" in body):
             request = request.within(_with_conversation(holds.attributes, body))
         bounded = endpoint.unbounded is None or has_bound(endpoint, request)
-        bound = functools.partial(bound_of, body, endpoint) if bounded else None
+        needs = (Bounded if bounded else Unbounded)(client, options, body, asks, awaits)
         settings = holds.runtime.settings
         wants = stream and endpoint.asks_usage and not _asked_already(body.get("stream_options"))
         if wants:
             wants = settings.stream_usage == "always" or (settings.stream_usage == "auto" and known.takes_stream_usage)
-        waits = functools.partial(timeout_s, client, options)
-        tells = functools.partial(_fingerprint, path, body)
         return Asked(
-            request,
-            Needs(bound, waits, awaits, tells),
-            functools.partial(content.of_request, body),
-            wants,
+            request=request,
+            needs=needs,
+            content=functools.partial(content.of_request, body) if settings.capture_content else None,
+            ask_usage=wants,
+            parses=not stream and callable(sent.get("post_parser")),
             known=_known_before(body) if path == "/audio/speech" else None,
-            begun=functools.partial(self._later.begun, request) if body.get("background") is True else None,
+            begun=functools.partial(self._later.begun, request) if rare and body.get("background") is True else None,
             later=functools.partial(self._told, asks, request, holds.runtime.prices.price) if later else None,
         )
 
@@ -197,8 +228,6 @@ class OpenAIReader(Reader):
 
     def overhear(self, options: Any, into: Answer) -> Any:
         parse = options.post_parser
-        if not callable(parse):
-            return None
 
         def parsed(answer: Any) -> Any:
             try:
@@ -295,14 +324,17 @@ class OpenAIReader(Reader):
 
     def piece(self, event: Any) -> str | None:
         try:
-            (choice,) = event.choices
-            if choice.finish_reason is not None or event.usage is not None:
+            said = event.__dict__  # a model of the SDK's takes its time to find an attribute
+            (choice,) = said["choices"]
+            part = choice.__dict__
+            if part["finish_reason"] is not None or said.get("usage") is not None:
                 return None
-            delta = choice.delta
-            if delta.tool_calls:
+            delta = part["delta"]
+            brings = delta.__dict__
+            if brings.get("tool_calls"):
                 return None
-            return delta.content or ("" if getattr(delta, "reasoning_content", None) else None)
-        except (AttributeError, TypeError, ValueError):
+            return brings["content"] or ("" if getattr(delta, "reasoning_content", None) else None)
+        except (AttributeError, KeyError, TypeError, ValueError):
             kind = getattr(event, "type", None)
             return self.written(event) if isinstance(kind, str) and kind.endswith(".delta") else None
 
@@ -340,6 +372,9 @@ def _taken_apart(body: Mapping[str, Any]) -> dict[str, Any]:
     asked = body.get("response_format") or (text.get("format") if isinstance(text, Mapping) else None)
     if isinstance(asked, Mapping) and isinstance(asked.get("type"), str):
         found["response_format"] = asked["type"]
+    window = fields_of(body.get("background_options")).get("completion_window")
+    if isinstance(window, str):
+        found["completion_window"] = window
     return found
 
 
@@ -371,11 +406,6 @@ def _tools_begun(choices: list[Any], so_far: int | None) -> int | None:
 
 def _listed(thing: Any) -> list[Any]:
     return thing if isinstance(thing, list) else []
-
-
-def _fingerprint(path: str, body: Mapping[str, Any]) -> int | None:
-    """Return what tells a request apart from others: a hash of all that it sends."""
-    return hash((path, json.dumps(body, sort_keys=True, default=str)))
 
 
 def _asked_already(stream_options: Any) -> bool:

@@ -6,14 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rlm_obs._call import Answer, Needs
-from rlm_obs._frozen import quick_to_make
+from opentelemetry import context as otel
+
+from rlm_obs import _scope
+from rlm_obs._call import Answer, Needing
 from rlm_obs._record import Request, Usage
 from rlm_obs._runtime import InForce
 
 
-@quick_to_make
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Asked:
     """What a reader has read of one request: the facts, what it may cost, whether to ask a stream for its usage.
 
@@ -22,10 +23,12 @@ class Asked:
     """
 
     request: Request
-    needs: Needs
+    needs: Needing
     content: Callable[[], Mapping[str, Any]] | None = None
     ask_usage: bool = False
     lines: bool = False
+    #: The SDK makes the answer what the user asked for by a parser of its own, which may fail: see `Reader.overhear`.
+    parses: bool = False
     #: What is used whatever is answered; the answer's own word counts more.
     known: Usage | None = None
     #: Told the answer of a call that goes on behind it.
@@ -57,7 +60,7 @@ class Reader(Protocol):
         """Return a changed copy of the options: with these changes, and the usage asked for where `asked` says so."""
 
     def overhear(self, options: Any, into: Answer) -> Any:
-        """Return a copy of the options whose parser, if it fails, tells `into` what the answer says; None without one."""
+        """Return a copy of the options whose parser (see `Asked.parses`), if it fails, tells `into` what the answer says."""
         return None
 
     def answered(self, answer: Any, into: Answer) -> None:
@@ -95,8 +98,9 @@ class Unbilled:
     def admit(self) -> None:
         """Hold nothing."""
 
-    def start(self) -> None:
+    def start(self, held: Mapping[str, object]) -> otel.Context:
         """Start no span."""
+        return otel.Context({**_scope.get_current(), **held})
 
     def first_chunk(self) -> None:
         """Measure nothing."""

@@ -6,7 +6,9 @@ stream, `iter_lines`, `read`, a library) passes it, and the user keeps the SDK's
 
 from __future__ import annotations
 
+import itertools
 import sys
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +45,7 @@ class Watch:
         self._inside = False
         self._left = False
         self._left_at = 0
+        self._loop: Any = None
         self._handled = id(sys.exception())  # what the user's code handled before; the id keeps nothing alive
         self._tail = b""
         self._room = passing.call.output_room  # tokens that the stream may write; None: as many as it likes
@@ -72,19 +75,30 @@ class Watch:
     # -- what stands in the response's place; the two colours differ by `await` alone --------------------------------
 
     def _iter_bytes(self, chunk_size: int | None = None) -> Iterator[bytes]:
+        source = self._type.iter_bytes(self._response, chunk_size)
+        if self._items is None:
+            return self._seen(source)
+        return itertools.chain(
+            self._measured(source), source
+        )  # what is heard need not be seen, but for the first event
+
+    def _measured(self, source: Iterator[bytes]) -> Iterator[bytes]:
+        while not self._envelope:
+            data = next(source, None)
+            if data is None:
+                return
+            self._measure(data)
+            yield data
+
+    def _seen(self, source: Iterator[bytes]) -> Iterator[bytes]:
         try:
             self._inside = True
-            source = self._type.iter_bytes(self._response, chunk_size)
             for data in source:
                 passed = self._see(data)
                 self._inside = False
                 if passed:
                     yield passed
                 self._inside = True
-                if self._envelope and self._items is not None:  # the rest is heard, and need not be seen
-                    self._inside = False
-                    yield from source
-                    self._inside = True
             rest = self._eof()
             if rest:
                 yield rest
@@ -146,7 +160,6 @@ class Watch:
         """Look at what has arrived and return what the user gets: all, but a usage event that only we asked for."""
         self._left = False
         if self._items is not None:
-            self._size += len(data)
             if not self._envelope:
                 self._measure(data)
             return data
@@ -238,6 +251,8 @@ class Watch:
 
     def _measure(self, data: bytes) -> None:
         """Take the first event's length."""
+        self._left = False
+        self._size += len(data)
         whole, self._tail = whole_events(self._tail + data)
         self._envelope = next((len(event) for event in split_events(whole) if b"data:" in event), 0)
 
@@ -382,15 +397,17 @@ class Watch:
 
     # -- left by `break` ---------------------------------------------------------------------------------------------
 
-    def leave(self) -> None:
-        """The user's loop has left the stream, maybe for good."""
+    def take_up(self, loop: Any) -> None:
+        """A loop of the user's reads the stream, maybe again, by this generator: which dies when it is left."""
+        self._left = False
+        leave = weakref.WeakMethod(self._leave)
+        self._loop = weakref.ref(loop, lambda _: (left := leave()) is not None and left())
+
+    def _leave(self) -> None:
+        """The user's loop has left the stream, maybe for good. Runs in a finaliser."""
         if not self._call.ended:
             self._left, self._left_at = True, self.count
             _lost.lost.left(self.end_if_left)
-
-    def take_up(self) -> None:
-        """A loop of the user's reads the stream, maybe again."""
-        self._left = False
 
     def end_if_left(self) -> None:
         """End the call if nobody has taken the stream up again."""

@@ -57,7 +57,11 @@ class Chain:
         stated = plugin.held
         plain = usage.charged_usd is None and not usage.also
         if plain and (stated.overrides is None or not stated.overrides.discounts) and self._prices_alone():
-            found = _guard.held_back("price", by_tokens, request, model, tier, stated)
+            found = None
+            try:
+                found = by_tokens(request, model, tier, stated)
+            except Exception as error:
+                _guard.failed("price", error)
             if found is not None:
                 rates = found.rates  # what `found.cost` does, a call less
                 cost = (

@@ -11,22 +11,27 @@ from rlm_obs._record import Usage
 
 #: A count past this is a mistake of the server, not a bill.
 ABSURD = 10**12
+COUNTS = range(ABSURD + 1)
 #: Their OpenAI endpoints leave reasoning out of `completion_tokens`; it is in `total_tokens` only.
 REASONING_LEFT_OUT = frozenset({"x_ai", "x-ai", "gcp.gemini", "gcp.gen_ai", "gcp.vertex_ai", "google"})
 NOTHING: Mapping[str, Any] = {}
 #: Parts of the input and of the output, as `*_details` name them -> as a Usage does.
-INPUT_PARTS = (
-    ("cached_tokens", "cached_input_tokens"),
-    ("cache_write_tokens", "cache_write_tokens"),
-    ("audio_tokens", "input_audio_tokens"),
-    ("image_tokens", "input_image_tokens"),
-)
-OUTPUT_PARTS = (
-    ("reasoning_tokens", "reasoning_tokens"),
-    ("audio_tokens", "output_audio_tokens"),
-    ("image_tokens", "output_image_tokens"),
-    ("accepted_prediction_tokens", "accepted_prediction_tokens"),
-    ("rejected_prediction_tokens", "rejected_prediction_tokens"),
+INPUT_PARTS = {
+    "cached_tokens": "cached_input_tokens",
+    "cache_write_tokens": "cache_write_tokens",
+    "audio_tokens": "input_audio_tokens",
+    "image_tokens": "input_image_tokens",
+}
+OUTPUT_PARTS = {
+    "reasoning_tokens": "reasoning_tokens",
+    "audio_tokens": "output_audio_tokens",
+    "image_tokens": "output_image_tokens",
+    "accepted_prediction_tokens": "accepted_prediction_tokens",
+    "rejected_prediction_tokens": "rejected_prediction_tokens",
+}
+#: What the usage of a chat has, and no other that is read here.
+USUAL = frozenset(
+    {"prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details", "completion_tokens_details"}
 )
 #: xAI says its charge in these. Source: the field `usage.cost_in_usd_ticks` of its API.
 TICKS = Decimal(10) ** 10
@@ -50,10 +55,10 @@ def read_usage(raw: object, provider: str = "openai", tool_usage: object = None)
     into = get("prompt_tokens_details") or get("input_tokens_details") or get("input_token_details")
     out = get("completion_tokens_details") or get("output_tokens_details") or get("output_token_details")
     prompt, answer = get("prompt_tokens"), get("completion_tokens")
-    chat = type(prompt) is int and 0 <= prompt <= ABSURD  # what `count` does, a call less for each number
+    chat = prompt.__class__ is int and prompt in COUNTS  # what `count` does, a call less for each number
     if not chat:
         prompt = count(get("input_tokens"))
-    if type(answer) is not int or not 0 <= answer <= ABSURD:
+    if answer.__class__ is not int or answer not in COUNTS:
         answer = count(get("output_tokens"))
     if chat and provider in REASONING_LEFT_OUT:
         total = count(get("total_tokens"))
@@ -62,10 +67,9 @@ def read_usage(raw: object, provider: str = "openai", tool_usage: object = None)
     found: dict[str, Any] = {}
     if into is not None:
         parts = fields_of(into)
-        for name, part in INPUT_PARTS:
-            number = parts.get(name)
-            if type(number) is int and 0 <= number <= ABSURD:
-                found[part] = number
+        for name, number in parts.items():
+            if number.__class__ is int and number in COUNTS and name in INPUT_PARTS:
+                found[INPUT_PARTS[name]] = number
         split, kept = parts.get("cached_tokens_details"), parts.get("cache_write_tokens_details")
         if split is not None:
             split = fields_of(split).get
@@ -78,14 +82,14 @@ def read_usage(raw: object, provider: str = "openai", tool_usage: object = None)
         found["cached_input_tokens"] = count(get("cached_tokens")) if cached is None else cached
     if out is not None:
         parts = fields_of(out)
-        for name, part in OUTPUT_PARTS:
-            number = parts.get(name)
-            if type(number) is int and 0 <= number <= ABSURD:
-                found[part] = number
-    if "cache_read_input_tokens" in said or "cache_creation_input_tokens" in said:
-        prompt, tools = _anthropic(said, prompt, tools, found)
-    seconds = amount(get("seconds")) if "seconds" in said else None
-    charged = charge(said) if "cost" in said or "cost_in_usd_ticks" in said else None
+        for name, number in parts.items():
+            if number.__class__ is int and number in COUNTS and name in OUTPUT_PARTS:
+                found[OUTPUT_PARTS[name]] = number
+    seconds = charged = None
+    if not USUAL.issuperset(said):
+        if "cache_read_input_tokens" in said or "cache_creation_input_tokens" in said:
+            prompt, tools = _anthropic(said, prompt, tools, found)
+        seconds, charged = amount(get("seconds")), charge(said)
     if prompt is None and not tools:
         known = (answer, seconds, found["cached_input_tokens"], found.get("input_audio_tokens"), charged)
         if all([one is None for one in known]):

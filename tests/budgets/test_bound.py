@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from rlm_obs._budgets import bound
-from rlm_obs._budgets.bound import Count, most_input_tokens, most_json_tokens, most_text_tokens
+from rlm_obs._budgets.bound import Count, most_input_tokens, most_json_tokens, most_text_tokens, plain_text_tokens
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -156,3 +156,28 @@ def test_a_cache_for_hours_is_noticed(ttl: str) -> None:
         part = {"type": "text", "text": "x", "prompt_cache_breakpoint": {"mode": "explicit", "ttl": mark}}
         count.content([{"role": "user", "content": [part]}])
         assert count.long_cache is expected
+
+
+@given(st.lists(st.fixed_dictionaries({"role": st.text(max_size=9), "content": st.text(max_size=50)}), max_size=5))
+def test_plain_messages_count_as_any_content(messages: list[dict[str, str]]) -> None:
+    """The short way for messages of ASCII gives what the long way does, and leaves all others to it."""
+    plain = plain_text_tokens(messages)
+    ascii_alone = all(text.isascii() for message in messages for text in message.values())
+    assert plain == (Count("gpt-4o").content(messages) if ascii_alone else None)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        None,
+        "hello",
+        ({"role": "user", "content": "hello"},),
+        [{"role": "user"}],
+        [{"role": "user", "content": "hello", "name": "x"}],
+        [{"role": "user", "content": [{"type": "text", "text": "hello"}]}],
+        [{"type": "input_image", "content": "hello"}],
+    ],
+)
+def test_what_is_no_plain_message_goes_the_long_way(other: Any) -> None:
+    """Other shapes are not counted by the short way."""
+    assert plain_text_tokens(other) is None

@@ -1,13 +1,17 @@
-"""What passes is not kept: neither a long stream nor a large answer takes memory of ours, where content is not recorded."""
+"""What passes is not kept: neither a long stream nor a large answer takes memory of ours, where content is not recorded;
+and what a call has made is freed at its end."""
 
 from __future__ import annotations
 
 import gc
 import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 import rlm_obs
 from rlm_obs.testing import Answer, fake_openai
@@ -16,6 +20,14 @@ OURS = str(Path(rlm_obs.__file__).parent / "*")
 ELSEWHERE = str(Path(rlm_obs.__file__).parent / "testing" / "*")
 CHAT: dict[str, Any] = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]}
 MEGABYTE = 1_000_000
+
+
+class Nowhere(SpanExporter):
+    """Takes spans, and reads what they say."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        assert all(span.attributes for span in spans)
+        return SpanExportResult.SUCCESS
 
 
 def held_by_us() -> int:
@@ -58,3 +70,32 @@ async def test_a_large_answer_is_not_copied(caller: Any, as_openai: Any, raw: bo
         assert (answer.parse() if raw else answer).choices[0].message.content == "x" * MEGABYTE
     assert grown < 100_000
     assert as_openai.report().calls == 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_call_leaves_nothing_for_the_garbage_collector(caller: Any, stream: bool) -> None:
+    """No object of a call that is over waits for the collector, whose work would slow the program down."""
+    with fake_openai() as server, rlm_obs.instrument(exporters=[Nowhere()], budget_usd=100) as made:
+        client = caller.client(server)
+
+        async def call() -> None:
+            answer = await caller(client.chat.completions.create(**CHAT, stream=stream))
+            if stream:
+                await caller.all(answer)
+
+        await call()
+        made.flush()
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(20):
+                await call()
+            made.flush()
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.collect()
+            left = [one for one in gc.garbage if type(one).__module__.startswith("rlm_obs")]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+    assert left == []

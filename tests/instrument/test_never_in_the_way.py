@@ -12,7 +12,7 @@ import openai
 import pytest
 
 import rlm_obs
-from rlm_obs import CostTracker, _guard
+from rlm_obs import CostTracker, Tracer, _guard
 from rlm_obs._admission import Admission
 from rlm_obs._call import Call
 from rlm_obs._instrument.openai import OpenAIReader
@@ -33,11 +33,12 @@ def breaks(*_: Any, **__: Any) -> Any:
     raise BrokenError("xq-secret-7")
 
 
-async def three_calls(caller: Any, server: FakeOpenAI) -> list[Any]:
-    """Call plainly, as a stream, as raw bytes, and with a bad limit; return what the user sees, and what the server saw."""
+async def four_calls(caller: Any, server: FakeOpenAI) -> list[Any]:
+    """Call plainly, with a parser, as a stream, as raw bytes and with a bad limit; return what user and server see."""
     client = caller.client(server)
     server.clear()
     plain = await caller(client.chat.completions.create(**CHAT))
+    parsed = await caller(client.chat.completions.parse(**CHAT))
     chunks = await caller.all(await caller(client.chat.completions.create(**CHAT, stream=True)))
     async with caller.entered(client.chat.completions.with_streaming_response.create(**CHAT, stream=True)) as raw:
         text = await caller(raw.text())
@@ -45,6 +46,7 @@ async def three_calls(caller: Any, server: FakeOpenAI) -> list[Any]:
         await caller(client.chat.completions.create(**CHAT, max_completion_tokens=0))
     return [
         plain.choices,
+        parsed.choices,
         text.count('"content"'),
         "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices),
         type(caught.value),
@@ -72,7 +74,7 @@ BROKEN = {
     "call": [(Call, "_conclude"), (Call, "_settle"), (Call, "_end_span")],
     "price": [(Call, "_cost"), (Chain, "charge"), (Slopes, "most")],
     "budget": [(Admission, "_need"), (Admission, "ask"), (CostTracker, "book")],
-    "span": [(Call, "_start_span")],
+    "span": [(Tracer, "start_call")],
 }
 PLACES = [(kind, *place) for kind, places in BROKEN.items() for place in places]
 
@@ -83,11 +85,11 @@ async def test_our_own_failure_touches_nothing(
     kind: str, owner: Any, name: str, caller: Any, server: FakeOpenAI, monkeypatch: Any, caplog: Any
 ) -> None:
     """A failure anywhere in our part of a call is one log line a kind and a counter; the call is as without us."""
-    bare = await three_calls(caller, server)
+    bare = await four_calls(caller, server)
     monkeypatch.setattr(owner, name, breaks)
     with rlm_obs.instrument(exporters=[], budget_usd=10, settings=OPENAI) as made:
-        assert await three_calls(caller, server) == bare
-        assert await three_calls(caller, server) == bare
+        assert await four_calls(caller, server) == bare
+        assert await four_calls(caller, server) == bare
         assert made.tracker.held == 0
     failed = {k: n for k, n in rlm_obs.stats()["failures"].items() if n}
     assert failed[kind] >= 2
@@ -140,14 +142,14 @@ async def test_a_plugin_that_raises_touches_nothing(
     hook: str, caller: Any, server: FakeOpenAI, collect: Collected, registered: Any, caplog: Any
 ) -> None:
     """A plugin's own failure costs one log line that names it, and a counter; calls and prices are as without it."""
-    bare = await three_calls(caller, server)
+    bare = await four_calls(caller, server)
     registered(Plugin(hook, BrokenError()))
     with rlm_obs.instrument(exporters=[], settings=OPENAI) as made:
-        assert await three_calls(caller, server) == bare
-        assert made.report().total_cost == 3 * Decimal("0.0035")
+        assert await four_calls(caller, server) == bare
+        assert made.report().total_cost == 4 * Decimal("0.0035")
     assert _guard.failures[f"broken.{hook}"] >= 2
     assert len([r for r in caplog.records if f"broken.{hook} failed" in r.getMessage()]) == 1
-    assert len(collect.records) == 8
+    assert len(collect.records) == 10
 
 
 async def test_a_plugins_refusal_reaches_the_user(
@@ -210,5 +212,5 @@ async def test_no_warning_is_raised_inside_the_call(caller: Any, server: FakeOpe
     """Under `-W error` a call goes through, with an unknown model, a stream and an error too."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        await three_calls(caller, server)
+        await four_calls(caller, server)
         await caller(caller.client(server).chat.completions.create(**{**CHAT, "model": "nobody-knows-it"}))

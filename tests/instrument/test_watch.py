@@ -87,7 +87,7 @@ def watched(pieces: Sequence[bytes], *, asked: bool, awaits: bool = False) -> tu
     asking = Asked(request, Needs(None), None, asked)
     response = HTTP.Response(200, headers={"content-type": "text/event-stream"}, stream=Cut(pieces))
     response.request = HTTP.Request("POST", "http://127.0.0.1/")
-    Watch.over(response, Passing(GATE, call, asking, None, True, awaits, SETTINGS, None))
+    Watch.over(response, Passing(GATE, GATE.reader, SETTINGS, call, asking, None, True, awaits, None, None))
     return response, call
 
 
