@@ -6,6 +6,7 @@ stream, `iter_lines`, `read`, a library) passes it, and the user keeps the SDK's
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
 import weakref
@@ -78,9 +79,8 @@ class Watch:
         source = self._type.iter_bytes(self._response, chunk_size)
         if self._items is None:
             return self._seen(source)
-        return itertools.chain(
-            self._measured(source), source
-        )  # what is heard need not be seen, but for the first event
+        # What is heard need not be seen, but for the first event.
+        return itertools.chain(self._measured(source), source)
 
     def _measured(self, source: Iterator[bytes]) -> Iterator[bytes]:
         while not self._envelope:
@@ -401,7 +401,8 @@ class Watch:
         """A loop of the user's reads the stream, maybe again, by this generator: which dies when it is left."""
         self._left = False
         leave = weakref.WeakMethod(self._leave)
-        self._loop = weakref.ref(loop, lambda _: (left := leave()) is not None and left())
+        with contextlib.suppress(TypeError):  # an iterator of somebody's own, whose end nobody can watch
+            self._loop = weakref.ref(loop, lambda _: (left := leave()) is not None and left())
 
     def _leave(self) -> None:
         """The user's loop has left the stream, maybe for good. Runs in a finaliser."""
