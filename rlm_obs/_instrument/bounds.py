@@ -58,14 +58,12 @@ NOT_INPUT = frozenset(
 )
 #: Those of them that may bring input of another kind, or say what else is billed.
 TELLING = frozenset(
-    {
-        *("conversation", "input", "previous_response_id", "prompt", "prompt_cache_options", "tools"),
-        "web_search_options",
-    }
+    ("conversation", "input", "previous_response_id", "prompt", "prompt_cache_options", "tools", "web_search_options")
 )
 SILENT = NOT_INPUT - TELLING
-Limits = tuple[int, bool, int, int | None, bool]
+#: A request that has no other beside its messages costs their text and its output.
 PLAIN = SILENT - {"prediction", "modalities"}
+Limits = tuple[int, bool, int, int | None, bool]
 #: Tools that run at the host: each adds input that the request does not show, in turns of its own, and may cost apart.
 HOSTED = {
     "apply_patch": "the instructions of the patch tool",

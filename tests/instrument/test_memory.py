@@ -1,5 +1,4 @@
-"""What passes is not kept: neither a long stream nor a large answer takes memory of ours, where content is not recorded;
-and what a call has made is freed at its end."""
+"""What passes is not kept where content is not recorded, and what a call has made is freed at its end."""
 
 from __future__ import annotations
 
