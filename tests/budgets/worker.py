@@ -20,7 +20,6 @@ import rlm_obs
 from rlm_obs import CallRefused, CostTracker
 from tests.budgets.conftest import HELLO, PRICES
 
-
 #: Read once before the threads do: an old pydantic finishes the client's models at their first use, and not for several threads.
 ANSWER: dict[str, Any] = {
     "id": "x",
