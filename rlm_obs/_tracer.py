@@ -109,14 +109,12 @@ class Tracer:
         context = _scope.get_current()
         scope: _scope.Scope = context.get(_scope.KEY, _scope.EMPTY)  # type: ignore[assignment]  # `_scope.of`, a call less
         around: Span = context.get(_scope.SPAN_KEY, trace.INVALID_SPAN)  # type: ignore[assignment]  # `_scope.span_of`
-        parent = None
+        parent, topmost = None, False
         if around is not trace.INVALID_SPAN:
             above = around.get_span_context()
-            parent = above if above.is_valid else None
-            if self._is_topmost(scope, around):
-                attributes.update(_of_topmost(around))
-            elif scope.trace_name is not None:
-                attributes[TRACE_NAME] = scope.trace_name
+            parent, topmost = above if above.is_valid else None, self._is_topmost(scope, around)
+        if topmost:
+            attributes.update(_of_topmost(around))
         elif scope.trace_name is not None:
             attributes[TRACE_NAME] = scope.trace_name
         if scope.attributes:

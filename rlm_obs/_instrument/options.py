@@ -10,8 +10,7 @@ NO_MODEL: Any = object()
 
 def body_of(options: Any) -> Mapping[str, Any]:
     """Return the JSON as it will be sent: the client merges `extra_body` over the arguments."""
-    sent = options.__dict__
-    body, extra = sent.get("json_data"), sent.get("extra_json")
+    body, extra = options.json_data, options.extra_json
     if type(body) is not dict and not isinstance(body, Mapping):
         body = {}
     return {**body, **extra} if extra and isinstance(extra, Mapping) else body
