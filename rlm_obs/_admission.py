@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Protocol
@@ -55,25 +55,16 @@ NOTHING = Needs(None)
 class Admission:
     """`enter -> ask -> granted? -> settle | release`, of one call in all budgets that it falls under."""
 
-    __slots__ = (
-        "_accounts",
-        "_expects",
-        "_limited",
-        "_most",
-        "_needs",
-        "_shares",
-        "bound",
-        "hold",
-        "request",
-        "trackers",
-    )
+    hold: Hold | None = None
+    bound: Bound | None = None
+    _accounts: tuple[Account, ...] = ()
+    _shares: Sequence[tuple[Account, ...]] = ()
 
     def __init__(self, request: Request, needs: Needing, trackers: tuple[CostTracker, ...], most: Most) -> None:
         self.request, self.trackers, self._most = request, trackers, most
         self._needs: Needing = needs
-        self.hold: Hold | None = None
-        self.bound: Bound | None = None
-        self._renewed()
+        if trackers:
+            self._renewed()
 
     # -- before the call ---------------------------------------------------------------------------------------------
 
@@ -99,10 +90,29 @@ class Admission:
 
     def ask(self) -> Waiting | None:
         """Hold what the call may cost; None: go on. A `Waiting` is to be waited for. Raises CallRefused and kin."""
-        if not self._limited:
+        for account in self._accounts:
+            if account.limit is not None:
+                break
+        else:
             return None
-        need, may_wait = self._need(), self._needs.awaits or running_loop() is None
-        label = self.request.model or self.request.operation
+        request, needs = self.request, self._needs
+        label, bound, most = request.model or request.operation, None, None
+        if needs.bound is not None:
+            try:
+                bound = self.bound = needs.bound(request)
+            except Exception as error:
+                _guard.caught("bound", error)
+            if bound is not None:
+                most = self._most(request, bound, None)
+                if most is not None:
+                    self.hold = desk.hold_at_once(most, self._accounts, label)
+                    if self.hold is not None:
+                        return None
+        return self._ask(self._need(bound, most), label)
+
+    def _ask(self, need: Need, label: str) -> Waiting | None:
+        """Hold what the call needs where that is more than to see that there is room for it."""
+        may_wait = self._needs.awaits or running_loop() is None
         while True:
             try:
                 asked = desk.ask(need, self._accounts, label, may_wait=may_wait, renew=self._renewed)
@@ -126,20 +136,13 @@ class Admission:
 
     def _renewed(self) -> tuple[Account, ...]:
         """Return the accounts that hold now; also when a window has ended while the call stood in line."""
-        if len(self.trackers) == 1:
-            (tracker,) = self.trackers
-            accounts = tracker.plain or tracker.accounts(self.request)
-            shares: tuple[tuple[Account, ...], ...] = (accounts,)
-        else:
-            shares = tuple([t.plain or t.accounts(self.request) for t in self.trackers])
-            accounts = tuple([account for share in shares for account in share])
+        first, *others = self.trackers
+        accounts = first.plain or first.accounts(self.request)
+        shares = [accounts]
+        for tracker in others:
+            shares.append(tracker.plain or tracker.accounts(self.request))
+            accounts += shares[-1]
         self._shares, self._accounts = shares, accounts
-        self._limited = self._expects = False
-        for account in accounts:
-            if account.limit is not None:
-                self._limited = True
-                if account.enforcement == "expected":
-                    self._expects = True
         return accounts
 
     @property
@@ -155,23 +158,16 @@ class Admission:
             return None
         return self.hold.tokens // (1 if self.bound is None else self.bound.choices)
 
-    def _need(self) -> Need:
+    def _need(self, bound: Bound | None, most: Decimal | None) -> Need:
         """Return what the call may cost at most."""
-        if self._needs.bound is None:
+        if bound is None:  # it has none, or it could not be read: it goes out while there is any room
             return Need(NONE, NONE)
-        bound = None
-        try:
-            bound = self.bound = self._needs.bound(self.request)
-        except Exception as error:
-            _guard.caught("bound", error)
-        if bound is None:  # it could not be read: it goes out while there is any room, and is counted at its end
-            return Need(NONE, NONE)
-        most = self._most(self.request, bound, None)
         if most is None:
             return self._need_without_price(bound)
         lowerable = bound.output_tokens > 0 and not bound.limit_is_users
         find_least = functools.partial(self._most, self.request, bound, 0) if lowerable else None
-        kind = kinds.of(self.request.model, self.request.operation) if self._expects else None
+        expects = any([a.limit is not None and a.enforcement == "expected" for a in self._accounts])
+        kind = kinds.of(self.request.model, self.request.operation) if expects else None
         return Need(None, most, bound.output_tokens, lowerable, not most, find_least, bound.input_tokens, kind)
 
     def _need_without_price(self, bound: Bound) -> Need:
@@ -190,7 +186,7 @@ class Admission:
     def output_room(self) -> int | None:
         """How many output tokens a stream may write before it has outgrown its hold; None where nothing limits it."""
         hold, bound = self.hold, self.bound
-        if hold is None or bound is None or not bound.output_tokens or not self._limited:
+        if hold is None or bound is None or not bound.output_tokens:
             return None
         return bound.output_tokens if hold.tokens is None else hold.tokens
 

@@ -19,7 +19,7 @@ from rlm_obs._budgets.runaway import Guards
 from rlm_obs._budgets.store import Store
 from rlm_obs._plugins import loaded
 from rlm_obs._record import Request, dollars
-from rlm_obs._report import Ended, Tally
+from rlm_obs._report import MOST_WAITING, Ended, Tally
 from rlm_obs.errors import BudgetExceeded, ConfigError
 
 Receiver = str | Callable[[Alert], object]
@@ -74,9 +74,12 @@ class Budget:
     ) -> None:
         """Enter a finished call: `charge` is what it costs this budget, also where the call's own cost is unknown."""
         key = None if self._per is None else accounts[0].key if accounts else ""
-        tally = self._tally if self._book.window is None else self._tally_now()
-        tally.enter(call, charge, tokens, operations, key)
-        if call.status == "refused":
+        tally, status = self._tally if self._book.window is None else self._tally_now(), call.status
+        kind, new = call.request.operation, tally.new
+        new.append((status, call.model, kind, call.cost, charge, tokens, operations, key, call.told_later))
+        if len(new) >= MOST_WAITING:
+            tally.count()
+        if status == "refused":
             return
         if self.guards.on:
             self.guards.spend(charge)

@@ -90,7 +90,7 @@ class Call:
     switched_from: str | None = None
     _record: Record | None = None
     _span: Span | None = None  # while the call goes on
-    _place: tuple[SpanContext | None, SpanContext | None] = None, None  # of its span, and of the one above
+    _place: tuple[SpanContext | None, SpanContext | None] = None, None  # of its span that was, and of the one above
     _first_chunk_s: float | None = None
     _waited_s = 0.0
     _number = 0
@@ -168,7 +168,6 @@ class Call:
                 _guard.caught("span", error)
             else:
                 self._span = span
-                self._place = span.get_span_context(), getattr(span, "parent", None)
                 return context
         return otel.Context({**_scope.get_current(), **held})
 
@@ -221,49 +220,53 @@ class Call:
             self.ended = True
         if self._process is not _prefix:
             return  # a forked child inherited the call; its parent ends it
+        answer = self.answer
         self._duration_s = time.perf_counter() - self._began - self._waited_s
         self.error, self._number = error, next(_numbers)
-        if self.answer.open is not None:
-            self._budget = self.answer.open  # those that it was begun under pay for it
+        if answer.open is not None:
+            self._budget = answer.open  # those that it was begun under pay for it
+            self.told_later = not answer.goes_on
         try:
-            self._conclude(status)
+            self._conclude(status, answer)
         except Exception as failure:
             _guard.failed("call", failure)
-        if self.answer.goes_on:
-            self.answer.open = self._budget
+        if answer.goes_on:
+            answer.open = self._budget
             self._budget.leave_open()
         else:
             self._budget.close()
-        self._content = self.answer.content = None
+        self._content = answer.content = None
 
-    def _conclude(self, status: CallStatus) -> None:
-        if status == "refused":
-            self.cost = Cost(total=NONE, source="not sent")
-            self.start()  # a refused call is a span too, so that a trace shows why it stopped
-        else:
-            try:
+    def _conclude(self, status: CallStatus, answer: Answer) -> None:
+        usage = self.usage = answer.usage
+        try:
+            if answer.cost is not None or usage is None:
                 self.cost = self._cost(status)
-            except Exception as failure:
-                _guard.failed("price", failure)
-        answer = self.answer
-        self.model, self.usage = answer.model or self.request.model, answer.usage
-        self.told_later = answer.open is not None and not answer.goes_on
-        self.status = status
-        self._settle()
-        for name, function, wanted in self._plugins.known.get("call_finished") or self._plugins.callers(
-            "call_finished"
-        ):
+            else:
+                self.cost = self._price(self.request, usage, self._duration_s, answer.model, answer.service_tier)
+        except Exception as failure:
+            _guard.failed("price", failure)
+        if status == "refused":
+            self.start()  # a refused call is a span too, so that a trace shows why it stopped
+        self.model, self.status = answer.model or self.request.model, status
+        cost = self.cost
+        if status != "ok" or cost is None or cost.caveats or answer.goes_on:
+            self._settle()
+        else:
+            self._budget.settle(self, cost.total, answer.streamed_tokens, self._operations)
+        plugins = self._plugins
+        for name, function, wanted in plugins.known.get("call_finished") or plugins.callers("call_finished"):
             if not is_asleep(function):
                 _guard.held_back(f"{name}.call_finished", function, *((self.record,) if wanted else ()))
         self._end_span()
 
     def _cost(self, status: CallStatus) -> Cost | None:
+        """Return what a call has cost that does not say what it used, or whose cost is known without that."""
         answer, error = self.answer, self.error
-        usage = answer.usage
+        if status == "refused":
+            return Cost(total=NONE, source="not sent")
         if answer.cost is not None:
             return answer.cost
-        if usage is not None:
-            return self._price(self.request, usage, self._duration_s, answer.model, answer.service_tier)
         if answer.http_status is not None and answer.http_status >= 400:
             return Cost(total=NONE, source="status")
         if status == "error" and error in _NEVER_ANSWERED and not answer.streamed_tokens and answer.http_status is None:
@@ -291,7 +294,7 @@ class Call:
 
     def _made(self, status: CallStatus) -> Record:
         answer, request = self.answer, self.request
-        context, parent = self._place
+        context, parent = self._place if self._span is None else _place_of(self._span)
         return Record(
             id=f"{self._process}{self._number}",
             provider=request.provider,
@@ -363,9 +366,10 @@ class Call:
         return None if cost is None else cost.total
 
     def _end_span(self) -> None:
-        span, self._span = self._span, None  # or the two would hold each other, and wait for the garbage collector
+        span = self._span
         if span is None:
             return
+        self._place, self._span = _place_of(span), None  # or the two would hold each other, for the garbage collector
         if type(span) is CallSpan:
             span.told = self  # spelled when it is exported
         elif span.is_recording() and self.record is not None:
@@ -378,6 +382,13 @@ class Call:
         if self.status in ("error", "refused"):
             span.set_status(Status(StatusCode.ERROR, self.error))
         span.end()
+
+
+def _place_of(span: Span) -> tuple[SpanContext | None, SpanContext | None]:
+    """Return the ids of a span, and of the one above it."""
+    if type(span) is CallSpan:
+        return span._context, span._parent
+    return span.get_span_context(), getattr(span, "parent", None)
 
 
 #: Exceptions after which nothing is billed. After any other (a time-out, an answer that cannot be read) nobody knows.

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from rlm_obs import _ending, _guard
-from rlm_obs._flusher import Flusher
+from rlm_obs._flusher import Flush, Flusher
 from rlm_obs._outlet import Outlet
 from rlm_obs._resending import Resending
 from rlm_obs._spool import Spool
@@ -139,8 +139,8 @@ class Pipeline(SpanProcessor):
                 lost,
             )
 
-    def begin_flush(self) -> threading.Event | None:
-        """Have what is queued sent by a thread of its own, or by a flush that is under way; returns what is set at its end.
+    def begin_flush(self) -> Flush | None:
+        """Have what is queued sent by a thread of its own, or by a flush that is under way; returns that.
 
         None where no thread starts any more, at the end of the program: `at_exit` sends it then.
         """
@@ -166,8 +166,8 @@ class Pipeline(SpanProcessor):
         for _ in range(2):  # a flush that others had begun may have passed our spans already
             if self._closed:
                 break
-            done = self.begin_flush()
-            if done is None or not done.wait(max(0.0, ends - time.monotonic())):
+            flush = self.begin_flush()
+            if flush is None or not flush.wait(max(0.0, ends - time.monotonic())):
                 return False
             if self._left() >= asked:
                 break

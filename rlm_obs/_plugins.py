@@ -117,7 +117,7 @@ class Plugins:
         with self._lock:
             name = self._add(plugin, name)
             self.added.append((plugin, name))
-            self.known.clear()
+            self.known = {}  # a new one: who has drawn conclusions from the old one sees that
             self._collected.clear()
         for owner, function, wanted in self.callers("configured"):
             if owner == name and self._settings_told is not None:  # historic: who comes late learns it too
@@ -128,7 +128,7 @@ class Plugins:
         with self._lock:
             self.manager.unregister(plugin)
             self.added = [(p, n) for p, n in self.added if p is not plugin]
-            self.known.clear()
+            self.known = {}  # a new one: who has drawn conclusions from the old one sees that
             self._collected.clear()
 
     def callers(self, hook: str) -> tuple[tuple[str, Callable[..., Any], tuple[str, ...]], ...]:

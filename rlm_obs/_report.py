@@ -144,7 +144,8 @@ class Tally:
     """What the calls of this process have cost in one window, by model, operation and key; added up when somebody asks."""
 
     def __init__(self) -> None:
-        self._new: deque[tuple[Any, ...]] = deque()
+        #: What is not added up yet: status, model, kind, cost, charge, tokens, operations, key, told later.
+        self.new: deque[tuple[Any, ...]] = deque()
         self._lock = threading.Lock()
         self._total = self._inexact = NONE
         self._calls = self._unpriced = self._refused = self._failed = self._tokens = 0
@@ -152,13 +153,10 @@ class Tally:
         self._by_operation: dict[str, Decimal] = {}
         self._by_key: dict[str, Decimal] = {}
 
-    def enter(self, call: Ended, charge: Decimal, tokens: int, operations: tuple[str, ...], key: str | None) -> None:
-        """Enter a finished call."""
-        kind = call.request.operation
-        self._new.append((call.status, call.model, kind, call.cost, charge, tokens, operations, key, call.told_later))
-        if len(self._new) >= MOST_WAITING:
-            with self._lock:
-                self._count()
+    def count(self) -> None:
+        """Add up what is new."""
+        with self._lock:
+            self._count()
 
     def figures(self) -> dict[str, Any]:
         """Return all sums, as a CostReport names them."""
@@ -188,9 +186,8 @@ class Tally:
         self._lock = threading.Lock()
 
     def _count(self) -> None:
-        """Add up what is new."""
-        while self._new:
-            status, model, kind, cost, charge, tokens, operations, key, told_later = self._new.popleft()
+        while self.new:
+            status, model, kind, cost, charge, tokens, operations, key, told_later = self.new.popleft()
             if status == "refused":
                 self._refused += 1
                 continue

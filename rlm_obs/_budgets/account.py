@@ -96,10 +96,9 @@ class Hold:
     amount: Decimal
     owner: Owner
     label: str
-    tokens: int | None = None
-    since: float = 0.0
-    settled: bool = False
     amounts: tuple[Decimal, ...] = ()
+    tokens: int | None = None
+    settled: bool = False
     kind: Kind | None = None
     number: int = 0
 
@@ -126,7 +125,7 @@ class Account:
     holds: dict[int, Hold] = field(default_factory=dict)
     lease: Lease | None = None
     crowd: Crowd | None = None
-    #: Dollars of this process alone, each of which is held before it is spent.
+    #: Dollars of this process alone, each of which is held before it is spent: see `Desk.hold_at_once`.
     simple: bool = False
 
     def binds(self, need: Need) -> bool:
@@ -138,9 +137,6 @@ class Account:
     def fits_now(self, need: Need) -> bool:
         """Tell whether a call may go out here at once, all of it; False is to be looked at more closely."""
         limit, unit = self.limit, self.unit
-        if limit is not None and self.simple and not need.free:
-            room = minus(limit, self.spent)
-            return room > 0 and plus(self.held, need.most) <= room
         if limit is None or self.enforcement in ("warn", "off") or (need.free and unit == "usd"):
             return True
         if self.rolling is not None:
@@ -268,7 +264,7 @@ class _Here(threading.local):
         hash(self.thread)  # kept by the reference: it can be looked for when its thread is gone
 
 
-_here = _Here()
+here = _Here()
 running_loop = asyncio._get_running_loop
 
 
@@ -276,10 +272,10 @@ def whoever() -> Owner:
     """Return who is running: the thread, and the asyncio task if there is one."""
     task = None if running_loop() is None else asyncio.current_task()
     if task is None:
-        return _here.thread, None
+        return here.thread, None
     reference = weakref.ref(task)
     hash(reference)
-    return _here.thread, reference
+    return here.thread, reference
 
 
 def in_event_loop() -> bool:

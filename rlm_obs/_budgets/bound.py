@@ -13,8 +13,9 @@ from rlm_obs._budgets.images import image_tokens, size_of
 BYTES_PER_TOKEN = 4
 #: A model wraps each message in a few tokens of its own, and JSON each key and value in quotes, a colon and a comma.
 WRAP, MARKS = 6, 4
-#: What a message of a role and a text counts beside the two.
+#: What a message of a role and a text counts beside the text.
 MESSAGE = WRAP + 2 * MARKS + len("role") + len("content")
+ROLES = {role: MESSAGE + len(role) for role in ("user", "assistant", "system", "developer")}
 #: Text longer than this is encoded piece by piece, so that no second copy of it is ever whole.
 PIECE = 65_536
 
@@ -64,16 +65,19 @@ def most_text_tokens(text: str) -> int:
 
 def plain_text_tokens(messages: Any) -> int | None:
     """Return what `Count` does, by bytes, of a list of messages of a role and a text in ASCII; None of any other."""
-    if type(messages) is not list:
+    if messages.__class__ is not list:
         return None
     total = WRAP
-    for message in messages:
-        if type(message) is not dict or len(message) != 2:
-            return None
-        role, said = message.get("role"), message.get("content")
-        if type(role) is not str or type(said) is not str or not role.isascii() or not said.isascii():
-            return None
-        total += MESSAGE + len(role) + len(said)
+    try:
+        for message in messages:
+            if message.__class__ is not dict or len(message) != 2:
+                return None
+            said = message["content"]
+            if said.__class__ is not str or not said.isascii():
+                return None
+            total += ROLES[message["role"]] + len(said)
+    except (KeyError, TypeError):
+        return None
     return total
 
 

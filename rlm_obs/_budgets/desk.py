@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from decimal import Decimal
 
 from rlm_obs._budgets import refusals
-from rlm_obs._budgets.account import NONE, Account, Hold, Need, Owner, minus, plus, whoever
+from rlm_obs._budgets.account import NONE, Account, Hold, Need, Owner, here, minus, plus, running_loop, whoever
 from rlm_obs._budgets.line import Waiting
 from rlm_obs._guard import log
 from rlm_obs.errors import CallRefused, RlmObsError, amount_of
@@ -32,6 +32,23 @@ class Desk:
 
     # -- what calls ask ----------------------------------------------------------------------------------------------
 
+    def hold_at_once(self, most: Decimal, accounts: tuple[Account, ...], label: str) -> Hold | None:
+        """Hold what a call costs at most, in dollars of this process alone: the way of most calls. None where there is not
+        room for all of it, where somebody waits, or where an account counts anything else: then `ask`."""
+        owner = (here.thread, None) if running_loop() is None else whoever()
+        with self.lock:
+            if self._line:
+                return None
+            for account in accounts:
+                limit = account.limit
+                if not account.simple or (limit is not None and plus(account.held, most) > minus(limit, account.spent)):
+                    return None
+            hold = Hold(accounts, most, owner, label, (most,) * len(accounts))
+            for account in accounts:
+                account.held = plus(account.held, most)
+                account.holds[id(hold)] = hold
+        return hold
+
     def ask(
         self,
         need: Need,
@@ -48,13 +65,6 @@ class Desk:
         waits for a store's answer only. `renew` gives the accounts of the next window, if one ends meanwhile.
         """
         owner = whoever()
-        with self.lock:  # the way of most calls: nobody waits, and there is room for all of it
-            if not self._line:
-                for account in accounts:
-                    if not account.fits_now(need):
-                        break
-                else:
-                    return self._grant(need, accounts, owner, label, need.tokens)
         found = self._ask(need, accounts, owner, label, may_wait, renew)
         if found is None:
             need.settle_least()
@@ -113,8 +123,12 @@ class Desk:
             if hold.kind is not None:  # a lowered call, and one that cost nothing, say little of what others cost
                 hold.kind.end(hold.number, None if hold.tokens is not None else charge or None)
             for account, amount in zip(hold.accounts, hold.amounts, strict=True):
-                account.give_back(hold, amount)
-                account.use(charge, tokens)
+                if account.simple and account.holds.pop(id(hold), None) is hold:  # as the two below do, in one go
+                    account.held = minus(account.held, amount) if account.holds else NONE
+                    account.spent = plus(account.spent, charge)
+                else:
+                    account.give_back(hold, amount)
+                    account.use(charge, tokens)
             if self._line:
                 self.serve()
 
@@ -289,7 +303,7 @@ class Desk:
         """Hold what the call costs at most, with its output limited to `tokens`."""
         whole = tokens >= need.tokens
         amount = need.most if whole else need.cost(tokens)
-        hold = Hold(accounts=accounts, amount=amount, owner=owner, label=label, since=time.monotonic())
+        hold = Hold(accounts, amount, owner, label)
         if not whole:
             hold.tokens = tokens
         if need.kind is not None:

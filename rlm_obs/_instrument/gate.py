@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import wrapt
@@ -11,7 +10,7 @@ from opentelemetry import context as otel
 
 from rlm_obs import _guard, _runtime, _scope
 from rlm_obs._attributes import rate_limits
-from rlm_obs._call import Call, Needs
+from rlm_obs._call import Answer, Call, Needs
 from rlm_obs._instrument.heard import leaving
 from rlm_obs._instrument.reader import Asked, Changes, Reader, Unbilled
 from rlm_obs._instrument.watch import Watch
@@ -207,41 +206,33 @@ class Gate:
             if asked.content is not None and settings.capture_content:
                 said = _guard.guarded("content", asked.content) or {}
             call: Any = Unbilled() if asked.lines else holds.call(asked.request, asked.needs, said)
-            return Passing(
-                gate=self,
-                reader=self.reader,
-                settings=settings,
-                call=call,
-                asked=asked,
-                options=options,
-                stream=stream,
-                awaits=awaits,
-                holds=holds,
-                retries=self._tries,
-            )
+            return Passing(self, holds, settings, call, asked, options, stream, awaits, self._tries)
         except Exception as error:
             _guard.caught("gate", error)
             return None
 
 
-@dataclass(slots=True)
 class Passing:
     """One call on its way through the gate: what was asked, and what becomes of its answer."""
 
-    gate: Gate
-    #: Who knows the SDK.
-    reader: Reader
-    #: The settings that hold for the call.
-    settings: Settings
-    call: Call
-    asked: Asked
-    options: Any
-    stream: bool
-    awaits: bool
-    holds: InForce
-    retries: int | None
     #: What `_process_response` was given, where it is patched.
     response: Any = None
+
+    def __init__(
+        self,
+        gate: Gate,
+        holds: InForce,
+        settings: Settings,
+        call: Call,
+        asked: Asked,
+        options: Any,
+        stream: bool,
+        awaits: bool,
+        retries: int | None,
+    ) -> None:
+        self.gate, self.reader, self.holds, self.settings = gate, gate.reader, holds, settings
+        self.call, self.asked, self.options, self.stream, self.awaits = call, asked, options, stream, awaits
+        self.retries = retries
 
     def line(self, said: Any, number: int) -> None:
         """Record the call that one line of the answer is about."""
@@ -259,15 +250,16 @@ class Passing:
         self, args: tuple[Any, ...], kwargs: dict[str, Any], context: otel.Context
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the arguments to go on with; the user's own unless the call has to be changed."""
-        call, tells = self.call, self.settings.propagate == "provider" and self.holds.tracer is not None
-        headers = _guard.guarded("propagate", _traceparent, context) if tells else None
-        limit, model = call.output_limit, call.request.model if call.switched_from else None
-        if self.asked.ask_usage or limit is not None or model is not None or headers:
-            wanted = Changes(limit, model, headers)
-            changed = _guard.guarded("gate", self.reader.change, self.options, self.asked, wanted)
-            if changed is not None:
-                args, kwargs = _with_options(args, kwargs, changed)
-        if self.asked.parses:
+        call, asked = self.call, self.asked
+        limit, tells = call.output_limit, self.settings.propagate == "provider"
+        if tells or limit is not None or asked.ask_usage or call.switched_from is not None:
+            headers = _guard.guarded("propagate", _traceparent, context) if tells and self.holds.tracer else None
+            wanted = Changes(limit, None if call.switched_from is None else call.request.model, headers)
+            if asked.ask_usage or wanted != Changes():
+                changed = _guard.guarded("gate", self.reader.change, self.options, asked, wanted)
+                if changed is not None:
+                    args, kwargs = _with_options(args, kwargs, changed)
+        if asked.parses:
             options = args[1] if len(args) > 1 else kwargs["options"]
             heard = _guard.guarded("gate", self.reader.overhear, options, self.call.answer)
             if heard is not None:
@@ -308,13 +300,30 @@ class Passing:
 
     def answered(self, result: Any) -> None:
         """End the call, or watch its answer until it ends; the user's object is handed on as it is."""
+        answer, seen = self.call.answer, self.response
+        self.response = None  # what runs on in a copy of this context shall not keep it
         try:
-            watched = self._watched(result)
+            if self.asked.known is not None:
+                answer.usage = self.asked.known
+            answer.retries = self.retries
+            response = None if hasattr(type(result), MODEL) else _response_of(result)
+            if response is not None:
+                if self._watches(response, answer):
+                    return
+            else:
+                answer.request_id = getattr(result, "_request_id", None)
+                if seen is None:
+                    answer.http_status = 200
+                elif answer.request_id is None or self.settings.rate_limits:
+                    self._read_head(seen)
+                else:
+                    answer.http_status = seen.status_code
+                self.reader.answered(result, answer)
+            if self.asked.begun is not None:
+                self.asked.begun(answer)
         except Exception as error:
             _guard.caught("gate", error)
-            watched = False
-        if not watched:
-            self.call.finish()  # what could not be read is a call all the same
+        self.call.finish()  # what could not be read is a call all the same
 
     def told(self, result: Any) -> None:
         """Make a call of an answer that tells what something cost; of one that tells nothing make none."""
@@ -333,34 +342,16 @@ class Passing:
             call.start()
             call.finish()
 
-    def _watched(self, result: Any) -> bool:
-        """Read the answer, or put it under watch: tell which."""
-        asked, answer, seen = self.asked, self.call.answer, self.response
-        self.response = None  # what runs on in a copy of this context shall not keep it
-        if asked.known is not None:
-            answer.usage = asked.known
-        answer.retries = self.retries
-        response = None if hasattr(type(result), MODEL) else _response_of(result)
-        if response is not None:
-            self._read_head(response)
-            if asked.lines:
-                return True  # it is watched already
-            if self.stream or not response.is_closed:
-                Watch.over(response, self)
-                return True
-            if "json" in response.headers.get("content-type", ""):
-                self.reader.answered(response.json(), answer)
-        else:
-            answer.request_id = getattr(result, "_request_id", None)
-            if seen is None:
-                answer.http_status = 200
-            elif answer.request_id is None or self.settings.rate_limits:
-                self._read_head(seen)
-            else:
-                answer.http_status = seen.status_code
-            self.reader.answered(result, answer)
-        if asked.begun is not None:
-            asked.begun(answer)
+    def _watches(self, response: Any, answer: Answer) -> bool:
+        """Put a response under watch whose body is still to come, and read any other; tell which."""
+        self._read_head(response)
+        if self.asked.lines:
+            return True  # it is watched already
+        if self.stream or not response.is_closed:
+            Watch.over(response, self)
+            return True
+        if "json" in response.headers.get("content-type", ""):
+            self.reader.answered(response.json(), answer)
         return False
 
 

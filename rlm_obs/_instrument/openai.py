@@ -68,6 +68,8 @@ LAST_EVENTS = frozenset({"response.completed", "response.failed", "response.inco
 class Client:
     """What is known of one client: who answers at its base URL, whether a stream there may be asked for usage."""
 
+    #: Whose it is, alive or not: another may come to lie at its address.
+    owner: weakref.ref[Any]
     url: Any
     settings: Settings
     base_url: str
@@ -125,7 +127,7 @@ class OpenAIReader(Reader):
     )
 
     def __init__(self) -> None:
-        self._clients: weakref.WeakKeyDictionary[Any, Client] = weakref.WeakKeyDictionary()
+        self._clients: dict[int, Client] = {}  # by the id, which is quick to find: see `Client.owner`
         self._later = Later()
 
     def read(self, client: Any, options: Any, stream: bool, awaits: bool, holds: InForce) -> Asked | None:
@@ -136,10 +138,15 @@ class OpenAIReader(Reader):
             if asks is None:
                 return None
         endpoint, path = asks.endpoint, asks.path
-        body = body_of(options)
+        body = sent["json_data"]
+        if body.__class__ is not dict or sent["extra_json"]:
+            body = body_of(options)
         known = self._known(client, holds)
         model = body.get("model")
-        params = {name: value for name, value in body.items() if name in PARAMS and isinstance(value, SCALARS)}
+        params: dict[str, Any] = {}
+        for name, value in body.items():
+            if name in PARAMS and isinstance(value, SCALARS):
+                params[name] = value
         if known.provider == "azure.ai.openai":
             deployment = known.deployment or model
             if isinstance(deployment, str):
@@ -149,7 +156,6 @@ class OpenAIReader(Reader):
         rare = not RARE.isdisjoint(body)
         if rare:
             params |= _taken_apart(body)
-        later = endpoint.bill == "later" and not stream
         if asks.named is not None:
             params = {**self._later.params(asks.named), **params}
         kinds = map(type, params.values())  # 1, 1.0 and True are equal, and are not the same to say
@@ -170,21 +176,20 @@ class OpenAIReader(Reader):
         if holds.attributes or (rare and "conversation" in body):
             request = request.within(_with_conversation(holds.attributes, body))
         bounded = endpoint.unbounded is None or has_bound(endpoint, request)
-        needs = (Bounded if bounded else Unbounded)(client, options, body, asks, awaits)
-        settings = holds.runtime.settings
-        wants = stream and endpoint.asks_usage and not _asked_already(body.get("stream_options"))
-        if wants:
-            wants = settings.stream_usage == "always" or (settings.stream_usage == "auto" and known.takes_stream_usage)
-        return Asked(
-            request=request,
-            needs=needs,
-            content=functools.partial(content.of_request, body) if settings.capture_content else None,
-            ask_usage=wants,
-            parses=not stream and callable(sent.get("post_parser")),
-            known=_known_before(body) if path == "/audio/speech" else None,
-            begun=functools.partial(self._later.begun, request) if rare and body.get("background") is True else None,
-            later=functools.partial(self._told, asks, request, holds.runtime.prices.price) if later else None,
-        )
+        found = Asked(request, (Bounded if bounded else Unbounded)(client, options, body, asks, awaits))
+        if holds.runtime.settings.capture_content:
+            found.content = functools.partial(content.of_request, body)
+        if stream:
+            found.ask_usage = endpoint.asks_usage and _wants_usage(body, known)
+        elif callable(sent.get("post_parser")):
+            found.parses = True
+        if path == "/audio/speech":
+            found.known = _known_before(body)
+        if rare and body.get("background") is True:
+            found.begun = functools.partial(self._later.begun, request)
+        if endpoint.bill == "later" and not stream:
+            found.later = functools.partial(self._told, asks, request, holds.runtime.prices.price)
+        return found
 
     def _told(self, asks: Asks, request: Request, price: Price, answer: Any, into: Answer) -> bool:
         """Read an answer that may tell the bill of something that was asked before; False where it tells none."""
@@ -202,17 +207,22 @@ class OpenAIReader(Reader):
     def _known(self, client: Any, holds: InForce) -> Client:
         """Return what stays between a client's calls, read once; its base URL and the settings may be set anew."""
         url, settings = client.__dict__.get("_base_url"), holds.runtime.settings
-        known = self._clients.get(client)
-        if known is not None and known.url is url and known.settings is settings:
+        known = self._clients.get(id(client))
+        if known is not None and known.url is url and known.settings is settings and known.owner() is client:
             return known
         text = str(client.base_url)
         host, azure = provider_of(text, settings.hosts), _is_azure(client)
         takes = azure or (host.declared and not host.free and host.bills_like in ("openai", "azure"))
-        known = Client(url, settings, text, "azure.ai.openai" if azure else host.provider, takes, _deployment(text))
-        if (
-            type(client).__name__ != "_ModuleClient"
-        ):  # the module's own client reads its base URL from a global each time
-            self._clients[client] = known
+        key, clients = id(client), self._clients
+
+        def gone(owner: weakref.ref[Any]) -> None:
+            if (there := clients.get(key)) is not None and there.owner is owner:
+                clients.pop(key, None)
+
+        provider = "azure.ai.openai" if azure else host.provider
+        known = Client(weakref.ref(client, gone), url, settings, text, provider, takes, _deployment(text))
+        if type(client).__name__ != "_ModuleClient":  # which reads its base URL from a global each time
+            clients[key] = known
         return known
 
     def change(self, options: Any, asked: Asked, changes: Changes) -> Any:
@@ -292,13 +302,14 @@ class OpenAIReader(Reader):
 
     @staticmethod
     def _facts(said: Mapping[str, Any], into: Answer) -> None:
-        if isinstance(value := said.get("model"), str) and value:
+        get = said.get
+        if (value := get("model")).__class__ is str and value:
             into.model = value
-        if isinstance(value := said.get("id"), str) and value:
+        if (value := get("id")).__class__ is str and value:
             into.response_id = value
-        if isinstance(value := said.get("service_tier"), str) and value:
+        if (value := get("service_tier")).__class__ is str and value:
             into.service_tier = value
-        if isinstance(value := said.get("system_fingerprint"), str) and value:
+        if (value := get("system_fingerprint")).__class__ is str and value:
             into.fingerprint = value
         used = read_answer(said, into.provider, into.endpoint)
         if used is not None:
@@ -408,8 +419,12 @@ def _listed(thing: Any) -> list[Any]:
     return thing if isinstance(thing, list) else []
 
 
-def _asked_already(stream_options: Any) -> bool:
-    return isinstance(stream_options, Mapping) and "include_usage" in stream_options
+def _wants_usage(body: Mapping[str, Any], known: Client) -> bool:
+    """Tell whether a stream is to be asked for its usage: the user has not said, and the settings do, or its host can."""
+    options, setting = body.get("stream_options"), known.settings.stream_usage
+    if isinstance(options, Mapping) and "include_usage" in options:
+        return False
+    return setting == "always" or (setting == "auto" and known.takes_stream_usage)
 
 
 def _is_azure(client: Any) -> bool:

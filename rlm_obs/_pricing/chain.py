@@ -34,7 +34,7 @@ class Chain:
         self._said: set[tuple[str, str]] = set()
         self._dearest = Dearest(self._ask, plugins.settings.project_tier)
         self._slopes = Slopes(plugins.settings.project_tier)
-        self._asked: object = None
+        self._known: object = None  # what `_alone` was found in
         self._alone = False
 
     def price(self, request: Request, usage: Usage, duration_s: float | None = None) -> Cost | None:
@@ -56,7 +56,9 @@ class Chain:
         """
         stated = plugin.held
         plain = usage.charged_usd is None and not usage.also
-        if plain and (stated.overrides is None or not stated.overrides.discounts) and self._prices_alone():
+        if self._plugins.known is not self._known:
+            self._look_around()
+        if plain and self._alone and (stated.overrides is None or not stated.overrides.discounts):
             found = None
             try:
                 found = by_tokens(request, model, tier, stated)
@@ -85,7 +87,9 @@ class Chain:
 
     def most_usd(self, request: Request, bound: Bound, output_tokens: int | None = None) -> Decimal | None:
         """Return what `most` does, the amount alone; where nobody but the built-in plugin prices, by its rates at once."""
-        if self._prices_alone():
+        if self._plugins.known is not self._known:
+            self._look_around()
+        if self._alone:
             output = bound.output_tokens if output_tokens is None else output_tokens
             try:
                 usd = self._slopes.most(request, bound, output, plugin.held)
@@ -97,13 +101,10 @@ class Chain:
         cost = self.most(request, bound, output_tokens)
         return None if cost is None else cost.total
 
-    def _prices_alone(self) -> bool:
-        """Tell whether the built-in plugin is the only one with a `price`; then its answers need not be asked for."""
-        callers = self._plugins.known.get("price") or self._plugins.callers("price")
-        if callers is not self._asked:
-            self._asked = callers
-            self._alone = [function for _, function, _ in callers] == [plugin.price_of_user, plugin.price]
-        return self._alone
+    def _look_around(self) -> None:
+        """See whether the built-in plugin is the only one with a `price`; then its answers need not be asked for."""
+        self._known, callers = self._plugins.known, self._plugins.callers("price")
+        self._alone = [function for _, function, _ in callers] == [plugin.price_of_user, plugin.price]
 
     def _ask(self, request: Request, usage: Usage, duration_s: float | None = None) -> Cost | None:
         cost: Cost | None = self._plugins.first("price", request=request, usage=usage, duration_s=duration_s)

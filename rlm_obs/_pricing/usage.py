@@ -29,6 +29,7 @@ OUTPUT_PARTS = {
     "accepted_prediction_tokens": "accepted_prediction_tokens",
     "rejected_prediction_tokens": "rejected_prediction_tokens",
 }
+DETAILS = (("prompt_tokens_details", INPUT_PARTS), ("completion_tokens_details", OUTPUT_PARTS))
 #: What the usage of a chat has, and no other that is read here.
 USUAL = frozenset(
     {"prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details", "completion_tokens_details"}
@@ -48,6 +49,10 @@ def read_usage(raw: object, provider: str = "openai", tool_usage: object = None)
     `audio.transcription.Usage`, `realtime.RealtimeResponseUsage`.
     """
     said = fields_of(raw)
+    if tool_usage is None and USUAL.issuperset(said) and provider not in REASONING_LEFT_OUT:
+        used = _usual(said)
+        if used is not None:
+            return used
     tools = read_tools(tool_usage) if tool_usage is not None else {}
     if not said and not tools:
         return None
@@ -97,6 +102,24 @@ def read_usage(raw: object, provider: str = "openai", tool_usage: object = None)
     return Usage(
         input_tokens=prompt, output_tokens=answer, seconds=seconds, tool_calls=tools, charged_usd=charged, **found
     )
+
+
+def _usual(said: Mapping[str, Any]) -> Usage | None:
+    """Return what `read_usage` does of most chats, at once; None of anything else than whole numbers where they belong."""
+    prompt, answer = said.get("prompt_tokens"), said.get("completion_tokens")
+    if prompt.__class__ is not int or prompt not in COUNTS or answer.__class__ is not int or answer not in COUNTS:
+        return None
+    found: dict[str, Any] = {}
+    for details, names in DETAILS:
+        parts = said.get(details)
+        if parts is not None:
+            for name, number in fields_of(parts).items():
+                if number.__class__ is int and number in COUNTS:
+                    if name in names:
+                        found[names[name]] = number
+                elif number is not None:
+                    return None
+    return Usage(input_tokens=prompt, output_tokens=answer, **found)
 
 
 def _anthropic(

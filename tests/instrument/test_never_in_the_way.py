@@ -14,6 +14,7 @@ import pytest
 import rlm_obs
 from rlm_obs import CostTracker, Tracer, _guard
 from rlm_obs._admission import Admission
+from rlm_obs._budgets.desk import Desk
 from rlm_obs._call import Call
 from rlm_obs._instrument.openai import OpenAIReader
 from rlm_obs._instrument.watch import Watch
@@ -73,7 +74,7 @@ BROKEN = {
     ],
     "call": [(Call, "_conclude"), (Call, "_settle"), (Call, "_end_span")],
     "price": [(Call, "_cost"), (Chain, "charge"), (Slopes, "most")],
-    "budget": [(Admission, "_need"), (Admission, "ask"), (CostTracker, "book")],
+    "budget": [(Desk, "hold_at_once"), (Admission, "ask"), (CostTracker, "book")],
     "span": [(Tracer, "start_call")],
 }
 PLACES = [(kind, *place) for kind, places in BROKEN.items() for place in places]

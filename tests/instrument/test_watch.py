@@ -24,6 +24,7 @@ from rlm_obs._instrument.reader import Asked
 from rlm_obs._instrument.watch import Watch
 from rlm_obs._plugins import loaded
 from rlm_obs._record import Request
+from rlm_obs._runtime import InForce, runtime
 from rlm_obs._settings import Settings
 
 with openai.DefaultHttpxClient(verify=False) as _made:  # httpx, or what the installed client has in its place
@@ -87,7 +88,8 @@ def watched(pieces: Sequence[bytes], *, asked: bool, awaits: bool = False) -> tu
     asking = Asked(request, Needs(None), None, asked)
     response = HTTP.Response(200, headers={"content-type": "text/event-stream"}, stream=Cut(pieces))
     response.request = HTTP.Request("POST", "http://127.0.0.1/")
-    Watch.over(response, Passing(GATE, GATE.reader, SETTINGS, call, asking, None, True, awaits, None, None))
+    holds = InForce(runtime(), None, (), (), {})
+    Watch.over(response, Passing(GATE, holds, SETTINGS, call, asking, None, True, awaits, None))
     return response, call
 
 
