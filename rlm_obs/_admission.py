@@ -287,6 +287,10 @@ class Admission:
         return (likely_usage(bound, 0).input_tokens or 0) + streamed_tokens
 
 
+#: That of a call that is over.
+CLOSED = Admission(Request(provider="", endpoint="", operation=""), NOTHING, (), lambda *_: None)
+
+
 def _at(rate: Decimal, tokens: int) -> Decimal:
     """Return what tokens cost at a rate in US dollars per million."""
     return EXACT.divide(EXACT.multiply(rate, tokens), MILLION)

@@ -19,7 +19,8 @@ from opentelemetry.trace import Span, SpanContext, Status, StatusCode
 
 from rlm_obs import _attributes as names
 from rlm_obs import _guard, _scope
-from rlm_obs._admission import Admission, Most
+from rlm_obs._admission import CLOSED, Admission
+from rlm_obs._admission import Most as Most
 from rlm_obs._admission import Needing as Needing
 from rlm_obs._admission import Needs as Needs
 from rlm_obs._budgets.account import NONE, Hold
@@ -88,6 +89,7 @@ class Call:
     #: Whether it tells what another call has cost, which was counted as one without a price.
     told_later = False
     switched_from: str | None = None
+    _lowered_to: int | None = None
     _record: Record | None = None
     _span: Span | None = None  # while the call goes on
     _place: tuple[SpanContext | None, SpanContext | None] = None, None  # of its span that was, and of the one above
@@ -100,7 +102,6 @@ class Call:
         self,
         request: Request,
         needs: Needing,
-        *,
         tracer: Tracer | None,
         trackers: tuple[CostTracker, ...],
         operations: tuple[str, ...],
@@ -230,11 +231,13 @@ class Call:
             self._conclude(status, answer)
         except Exception as failure:
             _guard.failed("call", failure)
+        budget = self._budget
+        self._lowered_to, self._budget = self.output_limit, CLOSED  # the rest would be kept as long as the span
         if answer.goes_on:
-            answer.open = self._budget
-            self._budget.leave_open()
+            answer.open = budget
+            budget.leave_open()
         else:
-            self._budget.close()
+            budget.close()
         self._content = answer.content = None
 
     def _conclude(self, status: CallStatus, answer: Answer) -> None:
@@ -320,7 +323,7 @@ class Call:
 
     def _facts(self) -> dict[str, Any]:
         """Return what a record says beside its fields: the user's attributes, and the rest of what the answer told."""
-        answer, limit = self.answer, self._budget.output_limit
+        answer, limit = self.answer, self.output_limit if self._lowered_to is None else self._lowered_to
         facts: dict[str, Any] = {**names.server_of(self.request.base_url), **self.request.attributes}
         if answer.limits:
             facts.update(answer.limits)

@@ -6,13 +6,13 @@ import os
 import signal
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rlm_obs import _ending, _guard, _lost, _pipelines, _scope
 from rlm_obs._budgets import counting, keeper
-from rlm_obs._call import Call, Needing
+from rlm_obs._call import Call, Charge, Most, Needing
 from rlm_obs._frozen import quick_to_make
 from rlm_obs._plugins import Plugins, gates, loaded
 from rlm_obs._pricing import Chain
@@ -36,6 +36,13 @@ class Runtime:
     settings: Settings
     plugins: Plugins
     prices: Chain
+    #: What `prices` is asked at each call, at hand.
+    price: Charge = field(init=False, repr=False)
+    most: Most = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "price", self.prices.charge)
+        object.__setattr__(self, "most", self.prices.most_usd)
 
 
 @quick_to_make
@@ -51,16 +58,17 @@ class InForce:
 
     def call(self, request: Request, needs: Needing, content: Mapping[str, Any] | None = None) -> Call:
         """Return the call that is about to be made."""
+        runtime = self.runtime
         return Call(
             request,
             needs,
-            tracer=self.tracer,
-            trackers=self.trackers,
-            operations=self.operations,
-            plugins=self.runtime.plugins,
-            price=self.runtime.prices.charge,
-            most=self.runtime.prices.most_usd,
-            content=content,
+            self.tracer,
+            self.trackers,
+            self.operations,
+            runtime.plugins,
+            runtime.price,
+            runtime.most,
+            content,
         )
 
 
