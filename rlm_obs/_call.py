@@ -164,7 +164,7 @@ class Call:
         """Start the span; returns the context in which the HTTP call runs, in which the span is current, and `held` is too."""
         if self._tracer is not None:
             try:
-                span, context = self._tracer.start_call(*names.asked_by(self.request), held)
+                span, context = self._tracer.start_call(self.request, held)
             except Exception as error:
                 _guard.caught("span", error)
             else:

@@ -125,19 +125,27 @@ class Pipeline(SpanProcessor):
     def take(self, span: ReadableSpan) -> None:
         """Queue a span that is to be exported, or count it as lost."""
         with self._lock:
-            lost = "shut down" if self._closed else "queue full" if self.counts["waiting"] >= self._room else None
-            self.counts[lost or "waiting"] += 1
+            counts = self.counts
+            if not self._closed and counts["waiting"] < self._room:
+                counts["waiting"] += 1
+                lost = None
+            else:
+                lost = "shut down" if self._closed else "queue full"
+                counts[lost] += 1
         if lost is None:
             self._queue.emit(span)  # as `BatchSpanProcessor.on_end` does behind the same check
         else:
-            if self._given_up:
-                ended[self.name, lost] += 1
-            _guard.say_once(
-                f"{id(self)} {lost}",
-                "exporter %r: spans are dropped (%s); logged once, counted in rlm_obs.stats()",
-                self.name,
-                lost,
-            )
+            self._tell_lost(lost)
+
+    def _tell_lost(self, why: str) -> None:
+        if self._given_up:
+            ended[self.name, why] += 1
+        _guard.say_once(
+            f"{id(self)} {why}",
+            "exporter %r: spans are dropped (%s); logged once, counted in rlm_obs.stats()",
+            self.name,
+            why,
+        )
 
     def begin_flush(self) -> Flush | None:
         """Have what is queued sent by a thread of its own, or by a flush that is under way; returns that.

@@ -36,13 +36,23 @@ class Runtime:
     settings: Settings
     plugins: Plugins
     prices: Chain
-    #: What `prices` is asked at each call, at hand.
+    #: What each call asks of `prices` and of `settings`, at hand: a settings object takes its time to find a field.
     price: Charge = field(init=False, repr=False)
     most: Most = field(init=False, repr=False)
+    captures: bool = field(init=False, repr=False)
+    keeps_limits: bool = field(init=False, repr=False)
+    tells_provider: bool = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "price", self.prices.charge)
-        object.__setattr__(self, "most", self.prices.most_usd)
+        at_hand = {
+            "price": self.prices.charge,
+            "most": self.prices.most_usd,
+            "captures": self.settings.capture_content,
+            "keeps_limits": self.settings.rate_limits,
+            "tells_provider": self.settings.propagate == "provider",
+        }
+        for name, value in at_hand.items():
+            object.__setattr__(self, name, value)
 
 
 @quick_to_make

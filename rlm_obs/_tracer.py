@@ -17,10 +17,11 @@ from opentelemetry.sdk.trace.sampling import ParentBased, Sampler, TraceIdRatioB
 from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode
 
 from rlm_obs import _ending, _lost, _pipelines, _scope
-from rlm_obs._attributes import ABOVE, ERROR_TYPE, INHERITED, ROOT, TRACE_NAME
+from rlm_obs._attributes import ABOVE, ERROR_TYPE, INHERITED, ROOT, TRACE_NAME, asked_by
 from rlm_obs._callspan import SAMPLED, CallSpan, Maker
 from rlm_obs._delivery import SampledOut
 from rlm_obs._plugins import gates, loaded
+from rlm_obs._record import Request
 from rlm_obs._settings import Settings, read_settings
 from rlm_obs.errors import ConfigError
 
@@ -96,13 +97,12 @@ class Tracer:
             span.end()
             gates.release()
 
-    def start_call(
-        self, name: str, attributes: dict[str, Any], held: Mapping[str, object]
-    ) -> tuple[Span, otel.Context]:
-        """Start the span of a call (kind CLIENT), as `start` does; `attributes` is taken over, not copied.
+    def start_call(self, request: Request, held: Mapping[str, object]) -> tuple[Span, otel.Context]:
+        """Start the span of a call (kind CLIENT), as `start` does.
 
         Returns it with the context in which it is current, and `held` is too.
         """
+        name, attributes = asked_by(request)
         if self._maker is None:
             started = self.start(name, attributes, kind=SpanKind.CLIENT)
             return started, otel.Context({**self.context_of(started), **held})

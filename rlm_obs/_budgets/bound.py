@@ -34,7 +34,8 @@ class Bound:
     `input_tokens` is of all kinds; at most `audio_tokens` and `image_tokens` of them are not text. `likely_tokens` is
     what the input probably is. `unknown` names what nobody can know before the call; `holds` says that the bound is
     one all the same, and False that the named can pass it. `speaks` if the output may be audio; `long_cache` if it may
-    be written to a cache that is kept for hours and costs twice as much. `characters` of text to be spoken.
+    be written to a cache that is kept for hours and costs twice as much. `characters` of text to be spoken. `plain` if
+    it is of text alone, and none of all that.
     """
 
     input_tokens: int
@@ -49,6 +50,7 @@ class Bound:
     speaks: bool = False
     long_cache: bool = False
     characters: int | None = None
+    plain: bool = False
 
 
 def most_text_tokens(text: str) -> int:

@@ -117,7 +117,8 @@ def _chat(body: Mapping[str, Any], endpoint: Endpoint, request: Request) -> Boun
             likely = -(-text // BYTES_PER_TOKEN)
             if window is not None and text > window:
                 text = window  # no input is ever longer
-            return Bound(text, each * choices, choices, users, likely_tokens=likely if likely < text else text)
+            likely = likely if likely < text else text
+            return Bound(text, each * choices, choices, users, likely_tokens=likely, plain=True)
     count = Count(model, text_tokens)
     text = count.content(body.get("messages")) if "messages" in body else 0
     more, open_ended = _beside_messages(body, count)

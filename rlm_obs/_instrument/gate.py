@@ -15,7 +15,6 @@ from rlm_obs._instrument.heard import leaving
 from rlm_obs._instrument.reader import Asked, Changes, Reader, Unbilled
 from rlm_obs._instrument.watch import Watch
 from rlm_obs._runtime import InForce
-from rlm_obs._settings import Settings
 from rlm_obs.errors import BudgetExceeded
 
 #: Where a context keeps the call whose request is just being made in it: its response is seen before the SDK parses it.
@@ -199,14 +198,13 @@ class Gate:
             asked = self.reader.read(client, options, stream, awaits, holds)
             if asked is None:
                 return None
-            settings = holds.runtime.settings
-            if asked.lines or settings.rate_limits or not hasattr(cast_to, MODEL):
+            if asked.lines or holds.runtime.keeps_limits or not hasattr(cast_to, MODEL):
                 self.see_heads()
             said: Mapping[str, Any] | None = None
-            if asked.content is not None and settings.capture_content:
+            if holds.runtime.captures and asked.content is not None:
                 said = _guard.guarded("content", asked.content) or {}
             call: Any = Unbilled() if asked.lines else holds.call(asked.request, asked.needs, said)
-            return Passing(self, holds, settings, call, asked, options, stream, awaits, self._tries)
+            return Passing(self, holds, call, asked, options, stream, awaits, self._tries)
         except Exception as error:
             _guard.caught("gate", error)
             return None
@@ -222,7 +220,6 @@ class Passing:
         self,
         gate: Gate,
         holds: InForce,
-        settings: Settings,
         call: Call,
         asked: Asked,
         options: Any,
@@ -230,7 +227,7 @@ class Passing:
         awaits: bool,
         retries: int | None,
     ) -> None:
-        self.gate, self.reader, self.holds, self.settings = gate, gate.reader, holds, settings
+        self.gate, self.reader, self.holds = gate, gate.reader, holds
         self.call, self.asked, self.options, self.stream, self.awaits = call, asked, options, stream, awaits
         self.retries = retries
 
@@ -240,7 +237,7 @@ class Passing:
         if found is None:
             return
         request, answer = found
-        call = self.holds.call(request, Needs(None), {} if self.settings.capture_content else None)
+        call = self.holds.call(request, Needs(None), {} if self.holds.runtime.captures else None)
         call.start()
         call.answer.http_status = 200
         _guard.guarded("gate", self.reader.answered, answer, call.answer)
@@ -251,7 +248,7 @@ class Passing:
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the arguments to go on with; the user's own unless the call has to be changed."""
         call, asked = self.call, self.asked
-        limit, tells = call.output_limit, self.settings.propagate == "provider"
+        limit, tells = call.output_limit, self.holds.runtime.tells_provider
         if tells or limit is not None or asked.ask_usage or call.switched_from is not None:
             headers = _guard.guarded("propagate", _traceparent, context) if tells and self.holds.tracer else None
             wanted = Changes(limit, None if call.switched_from is None else call.request.model, headers)
@@ -281,7 +278,7 @@ class Passing:
         answer = self.call.answer
         answer.http_status = getattr(response, "status_code", None)
         answer.request_id = self._request_id(response.headers)
-        if self.settings.rate_limits:
+        if self.holds.runtime.keeps_limits:
             answer.limits = rate_limits(response.headers)
 
     def failed(self, error: BaseException) -> None:
@@ -314,7 +311,7 @@ class Passing:
                 answer.request_id = getattr(result, "_request_id", None)
                 if seen is None:
                     answer.http_status = 200
-                elif answer.request_id is None or self.settings.rate_limits:
+                elif answer.request_id is None or self.holds.runtime.keeps_limits:
                     self._read_head(seen)
                 else:
                     answer.http_status = seen.status_code

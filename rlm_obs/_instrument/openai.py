@@ -177,7 +177,7 @@ class OpenAIReader(Reader):
             request = request.within(_with_conversation(holds.attributes, body))
         bounded = endpoint.unbounded is None or has_bound(endpoint, request)
         found = Asked(request, (Bounded if bounded else Unbounded)(client, options, body, asks, awaits))
-        if holds.runtime.settings.capture_content:
+        if holds.runtime.captures:
             found.content = functools.partial(content.of_request, body)
         if stream:
             found.ask_usage = endpoint.asks_usage and _wants_usage(body, known)

@@ -90,9 +90,8 @@ class Chain:
         if self._plugins.known is not self._known:
             self._look_around()
         if self._alone:
-            output = bound.output_tokens if output_tokens is None else output_tokens
             try:
-                usd = self._slopes.most(request, bound, output, plugin.held)
+                usd = self._slopes.most(request, bound, output_tokens, plugin.held)
             except Exception as error:
                 _guard.failed("price", error)
                 usd = None

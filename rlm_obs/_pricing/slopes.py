@@ -36,12 +36,17 @@ class Slopes:
         self._kept: dict[tuple[object, ...], tuple[Step, ...]] = {}
         self._moment: object = None
 
-    def most(self, request: Request, bound: Bound, output_tokens: int, stated: Stated) -> Decimal | None:
+    def most(self, request: Request, bound: Bound, output_tokens: int | None, stated: Stated) -> Decimal | None:
         """Return the most, in US dollars; None where rates alone do not tell it: sounds, images, time, no price at all."""
-        if bound.characters is not None or bound.audio_tokens or bound.image_tokens:
-            return None
+        kind = "slopes"
+        if not bound.plain:
+            if bound.characters is not None or bound.audio_tokens or bound.image_tokens:
+                return None
+            if bound.speaks or bound.long_cache:
+                kind = f"slopes {bound.speaks} {bound.long_cache}"
+        if output_tokens is None:
+            output_tokens = bound.output_tokens
         given, moment = bound.input_tokens, stated.moment()
-        kind = "slopes" if not bound.speaks and not bound.long_cache else f"slopes {bound.speaks} {bound.long_cache}"
         kept = request.found.get(kind)
         if kept is None or kept[0] is not moment or kept[1] is not self:
             try:

@@ -25,7 +25,6 @@ from rlm_obs._instrument.watch import Watch
 from rlm_obs._plugins import loaded
 from rlm_obs._record import Request
 from rlm_obs._runtime import InForce, runtime
-from rlm_obs._settings import Settings
 
 with openai.DefaultHttpxClient(verify=False) as _made:  # httpx, or what the installed client has in its place
     HTTP: Any = sys.modules[next(c.__module__ for c in type(_made).__mro__ if c.__name__ == "Client").partition(".")[0]]
@@ -39,7 +38,7 @@ def said(text: str | None, finish: str | None = None) -> dict[str, Any]:
     return {**HEAD, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}], "usage": None}
 
 
-SETTINGS, GATE = Settings(), Gate(OpenAIReader())
+GATE = Gate(OpenAIReader())
 CHUNKS = [said("Grüße"), said('\n\ndata: {"usage":{"x"'), said(None, "stop")]
 ASKED_FOR = {**HEAD, "choices": [], "usage": USAGE}
 
@@ -89,7 +88,7 @@ def watched(pieces: Sequence[bytes], *, asked: bool, awaits: bool = False) -> tu
     response = HTTP.Response(200, headers={"content-type": "text/event-stream"}, stream=Cut(pieces))
     response.request = HTTP.Request("POST", "http://127.0.0.1/")
     holds = InForce(runtime(), None, (), (), {})
-    Watch.over(response, Passing(GATE, holds, SETTINGS, call, asking, None, True, awaits, None))
+    Watch.over(response, Passing(GATE, holds, call, asking, None, True, awaits, None))
     return response, call
 
 
