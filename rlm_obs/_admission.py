@@ -14,7 +14,7 @@ from rlm_obs._budgets.bound import Bound
 from rlm_obs._budgets.crowd import kinds
 from rlm_obs._budgets.desk import desk
 from rlm_obs._budgets.line import Waiting
-from rlm_obs._budgets.seen import seen
+from rlm_obs._budgets.seen import LAST, seen
 from rlm_obs._pricing.dearest import likely_usage
 from rlm_obs._record import EXACT, Request, Usage
 from rlm_obs._report import Ended
@@ -63,7 +63,9 @@ class Admission:
     def __init__(self, request: Request, needs: Needing, trackers: tuple[CostTracker, ...], most: Most) -> None:
         self.request, self.trackers, self._most = request, trackers, most
         self._needs: Needing = needs
-        if trackers:
+        if len(trackers) == 1 and (plain := trackers[0].plain) is not None:  # what `_renewed` finds, of most calls
+            self._accounts, self._shares = plain, (plain,)
+        elif trackers:
             self._renewed()
 
     # -- before the call ---------------------------------------------------------------------------------------------
@@ -239,7 +241,10 @@ class Admission:
             except Exception as error:
                 _guard.failed("budget", error)
         if call.cost is not None and call.status == "ok":
-            seen.add(self.request.model, self.request.operation, charge)
+            new = seen.new
+            new.append((self.request.model, self.request.operation, charge))
+            if len(new) >= LAST:
+                seen.count()
 
     def begin(self, call: Ended, operations: tuple[str, ...]) -> None:
         """Enter a call that goes on behind its answer, and go on holding what it may cost."""
@@ -251,10 +256,8 @@ class Admission:
         self._needs = NOTHING
 
     def close(self) -> None:
-        """Let go of the request, and settle a hold that is still open at what was held: whatever of ours has failed, no
-        hold outlives its call."""
-        self._needs = NOTHING
-        if self.hold is not None and not self.hold.settled:
+        """Settle a hold that is still open at what was held: whatever of ours has failed, no hold outlives its call."""
+        if self.hold is not None:
             _guard.guarded("budget", desk.settle, self.hold, self.hold.amount)
 
     def charge_of_the_unseen(

@@ -27,7 +27,6 @@ from rlm_obs._budgets.account import NONE, Hold
 from rlm_obs._budgets.line import Waiting
 from rlm_obs._callspan import CallSpan
 from rlm_obs._content import recorded
-from rlm_obs._hookspecs import is_asleep
 from rlm_obs._pricing.dearest import likely_usage
 from rlm_obs._record import Cost, Record, Request, Usage
 from rlm_obs._record import Status as CallStatus
@@ -228,40 +227,43 @@ class Call:
             self._budget = answer.open  # those that it was begun under pay for it
             self.told_later = not answer.goes_on
         try:
-            self._conclude(status, answer)
+            self._price_and_settle(status, answer)
+            plugins = self._plugins
+            for name, function, wanted in plugins.known.get("call_finished") or plugins.callers("call_finished"):
+                asleep = getattr(function, "is_asleep", None)  # see `asleep_while`
+                if asleep is None or asleep() is not True:
+                    _guard.held_back(f"{name}.call_finished", function, *((self.record,) if wanted else ()))
+            self._end_span()
         except Exception as failure:
             _guard.failed("call", failure)
-        budget = self._budget
-        self._lowered_to, self._budget = self.output_limit, CLOSED  # the rest would be kept as long as the span
+        budget, self._content, answer.content = self._budget, None, None
         if answer.goes_on:
             answer.open = budget
             budget.leave_open()
-        else:
-            budget.close()
-        self._content = answer.content = None
+        elif (hold := budget.hold) is not None:
+            if hold.tokens is not None:
+                self._lowered_to = budget.output_limit
+            if not hold.settled:
+                budget.close()
+        self._budget = CLOSED  # the rest would be kept as long as the span
 
-    def _conclude(self, status: CallStatus, answer: Answer) -> None:
+    def _price_and_settle(self, status: CallStatus, answer: Answer) -> None:
         usage = self.usage = answer.usage
+        cost = None
         try:
             if answer.cost is not None or usage is None:
-                self.cost = self._cost(status)
+                cost = self._cost(status)
             else:
-                self.cost = self._price(self.request, usage, self._duration_s, answer.model, answer.service_tier)
+                cost = self._price(self.request, usage, self._duration_s, answer.model, answer.service_tier)
         except Exception as failure:
             _guard.failed("price", failure)
         if status == "refused":
             self.start()  # a refused call is a span too, so that a trace shows why it stopped
-        self.model, self.status = answer.model or self.request.model, status
-        cost = self.cost
+        self.cost, self.model, self.status = cost, answer.model or self.request.model, status
         if status != "ok" or cost is None or cost.caveats or answer.goes_on:
             self._settle()
         else:
             self._budget.settle(self, cost.total, answer.streamed_tokens, self._operations)
-        plugins = self._plugins
-        for name, function, wanted in plugins.known.get("call_finished") or plugins.callers("call_finished"):
-            if not is_asleep(function):
-                _guard.held_back(f"{name}.call_finished", function, *((self.record,) if wanted else ()))
-        self._end_span()
 
     def _cost(self, status: CallStatus) -> Cost | None:
         """Return what a call has cost that does not say what it used, or whose cost is known without that."""
@@ -372,8 +374,9 @@ class Call:
         span = self._span
         if span is None:
             return
-        self._place, self._span = _place_of(span), None  # or the two would hold each other, for the garbage collector
+        self._span = None  # or the two would hold each other, and wait for the garbage collector
         if type(span) is CallSpan:
+            self._place = span._context, span._parent
             span.told = self  # spelled when it is exported
         elif span.is_recording() and self.record is not None:
             said: dict[str, Any] = {}

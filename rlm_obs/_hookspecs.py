@@ -29,12 +29,6 @@ def asleep_while(test: Callable[[], bool]) -> Callable[[Any], Any]:
     return marked
 
 
-def is_asleep(function: Any) -> bool:
-    """Tell whether an implementation need not be called now."""
-    test = getattr(function, "is_asleep", None)
-    return test is not None and test() is True
-
-
 class Instrumentor(Protocol):
     """What makes the calls of one SDK pass our gate; both methods may be called again without harm."""
 

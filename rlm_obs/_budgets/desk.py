@@ -43,10 +43,11 @@ class Desk:
                 limit = account.limit
                 if not account.simple or (limit is not None and plus(account.held, most) > minus(limit, account.spent)):
                     return None
-            hold = Hold(accounts, most, owner, label, (most,) * len(accounts))
+            hold = Hold(accounts, most, owner, label)
             for account in accounts:
                 account.held = plus(account.held, most)
                 account.holds[id(hold)] = hold
+                hold.amounts += (most,)
         return hold
 
     def ask(

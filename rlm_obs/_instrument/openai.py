@@ -144,16 +144,18 @@ class OpenAIReader(Reader):
         known = self._known(client, holds)
         model = body.get("model")
         params: dict[str, Any] = {}
+        rare = False
         for name, value in body.items():
             if name in PARAMS and isinstance(value, SCALARS):
                 params[name] = value
+            if name in RARE:
+                rare = True
         if known.provider == "azure.ai.openai":
             deployment = known.deployment or model
             if isinstance(deployment, str):
                 params["deployment"] = deployment
         if not isinstance(model, str):
             model = None
-        rare = not RARE.isdisjoint(body)
         if rare:
             params |= _taken_apart(body)
         if asks.named is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-NO_MODEL: Any = object()
+from rlm_obs._pricing import fields_of as fields_of
 
 
 def body_of(options: Any) -> Mapping[str, Any]:
@@ -40,14 +40,3 @@ def timeout_s(client: Any, options: Any) -> float:
         if isinstance(read, int | float):
             return float(read)
     return 600.0
-
-
-def fields_of(thing: Any) -> Mapping[str, Any]:
-    """Return the fields of a JSON object, or of a model of the client's, which may hold some that it does not know."""
-    if type(thing) is dict:
-        return thing
-    extra = getattr(thing, "__pydantic_extra__", NO_MODEL)
-    if extra is NO_MODEL and isinstance(thing, Mapping):  # which is slow to tell, and seldom asked
-        return thing
-    own: Mapping[str, Any] = getattr(thing, "__dict__", {})
-    return {**own, **extra} if extra and extra is not NO_MODEL else own

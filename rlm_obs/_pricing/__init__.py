@@ -8,7 +8,7 @@ from rlm_obs._pricing.hosts import Host, provider_of
 from rlm_obs._pricing.limits import context_window, model_limits
 from rlm_obs._pricing.overrides import Overrides
 from rlm_obs._pricing.rates import Rates
-from rlm_obs._pricing.usage import read_tools, read_usage
+from rlm_obs._pricing.usage import fields_of, read_tools, read_usage
 from rlm_obs._pricing.whole import read_answer
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Overrides",
     "Rates",
     "context_window",
+    "fields_of",
     "model_limits",
     "price",
     "price_answer",

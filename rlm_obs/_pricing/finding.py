@@ -33,15 +33,14 @@ class Stated:
     known: dict[str, Host] = field(default_factory=dict)
     listed: dict[tuple[object, ...], Found | None] = field(default_factory=dict)
     answered: dict[tuple[object, ...], Found | None] = field(default_factory=dict)
-    _minute: int = 0
+    _began: float = 0.0
     _moment: object = None
 
     def moment(self) -> object:
-        """Return the same object for a minute; then what was found in the list is forgotten, and looked up again."""
-        minute = int(time.time()) // MINUTE_S
-        if minute != self._minute:
+        """Return the same object for a minute of the clock; then what was found in the list is forgotten, and looked up again."""
+        if not self._began <= time.time() < self._began + MINUTE_S:
             self.listed, self.answered = {}, {}
-            self._minute, self._moment = minute, object()
+            self._began, self._moment = time.time() // MINUTE_S * MINUTE_S, object()
         return self._moment
 
     def host(self, base_url: str) -> Host:

@@ -15,6 +15,7 @@ COUNTS = range(ABSURD + 1)
 #: Their OpenAI endpoints leave reasoning out of `completion_tokens`; it is in `total_tokens` only.
 REASONING_LEFT_OUT = frozenset({"x_ai", "x-ai", "gcp.gemini", "gcp.gen_ai", "gcp.vertex_ai", "google"})
 NOTHING: Mapping[str, Any] = {}
+NO_MODEL: Any = object()
 #: Parts of the input and of the output, as `*_details` name them -> as a Usage does.
 INPUT_PARTS = {
     "cached_tokens": "cached_input_tokens",
@@ -166,14 +167,16 @@ def charge(said: Mapping[str, Any]) -> Decimal | None:
 
 
 def fields_of(thing: object) -> Mapping[str, Any]:
-    """Return the fields of a dict or of a client's object (what it does not know by name is in `model_extra`)."""
+    """Return the fields of a JSON object, or of a client's object: what it does not know by name is in its extra."""
     if isinstance(thing, dict):
+        return thing
+    extra = getattr(thing, "__pydantic_extra__", NO_MODEL)
+    if extra is NO_MODEL and isinstance(thing, Mapping):  # which is slow to tell, and seldom asked
         return thing
     own = getattr(thing, "__dict__", None)
     if type(own) is not dict:
         return NOTHING
-    extra = getattr(thing, "__pydantic_extra__", None)
-    return {**own, **extra} if extra and isinstance(extra, dict) else own
+    return {**own, **extra} if extra and type(extra) is dict else own
 
 
 def count(value: object, most: int = ABSURD) -> int | None:
