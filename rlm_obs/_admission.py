@@ -224,13 +224,8 @@ class Admission:
         for tracker in self.trackers:
             _guard.held_back("budget", tracker.book, call, NONE, operations)
 
-    def settle(self, call: Ended, charge: Decimal, streamed_tokens: int, operations: tuple[str, ...]) -> None:
-        """Replace the hold with what the call cost its budgets, and enter it in their books."""
-        usage = call.usage
-        if usage is None or usage.input_tokens is None or usage.output_tokens is None:
-            tokens = self._tokens_used(call, streamed_tokens)
-        else:
-            tokens = usage.input_tokens + usage.output_tokens
+    def settle(self, call: Ended, charge: Decimal, tokens: int, operations: tuple[str, ...]) -> None:
+        """Replace the hold with what the call cost its budgets (US dollars, tokens), and enter it in their books."""
         if self.hold is not None:
             desk.settle(self.hold, charge, tokens)
         else:
@@ -240,7 +235,7 @@ class Admission:
                 tracker.book(call, charge, operations, accounts, tokens)
             except Exception as error:
                 _guard.failed("budget", error)
-        if call.cost is not None and call.status == "ok":
+        if call.exact is not None and call.status == "ok":
             new = seen.new
             new.append((self.request.model, self.request.operation, charge))
             if len(new) >= LAST:
@@ -278,7 +273,7 @@ class Admission:
     def _holds_the_unseen(self) -> bool:
         return any([t.unseen_usage == "hold" for t in self.trackers])
 
-    def _tokens_used(self, call: Ended, streamed_tokens: int) -> int:
+    def tokens_used(self, call: Ended, streamed_tokens: int) -> int:
         """Return the input and output of a call; where it does not say, what was seen of it, or what was held."""
         usage, bound = call.usage, self.bound
         if usage is not None and (usage.input_tokens is not None or usage.output_tokens is not None):

@@ -76,7 +76,7 @@ class Budget:
         key = None if self._per is None else accounts[0].key if accounts else ""
         tally, status = self._tally if self._book.window is None else self._tally_now(), call.status
         kind, new = call.request.operation, tally.new
-        new.append((status, call.model, kind, call.cost, charge, tokens, operations, key, call.told_later))
+        new.append((status, call.model, kind, call.exact, charge, tokens, operations, key, call.told_later))
         if len(new) >= MOST_WAITING:
             tally.count()
         if status == "refused":

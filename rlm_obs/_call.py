@@ -34,6 +34,7 @@ from rlm_obs.errors import BudgetExceeded, CallRefused
 
 if TYPE_CHECKING:
     from rlm_obs._plugins import Plugins
+    from rlm_obs._pricing.finding import Found
     from rlm_obs._tracer import Tracer
     from rlm_obs._tracker import CostTracker
 
@@ -43,6 +44,8 @@ _numbers = itertools.count(1)
 _ending = threading.Lock()
 #: What a request has cost with this usage, in so many seconds, answered by this model and tier (None: not said).
 Charge = Callable[[Request, Usage, float | None, str | None, str | None], Cost | None]
+#: The total of that, exactly, of counts of text alone, and what tells the rest of it; None where it takes more to say.
+Total = Callable[[Request, Mapping[str, int], str | None, str | None], tuple[Decimal, "Found"] | None]
 FROM_STREAM = "output counted from the stream"
 INPUT_BOUND = "input estimated from its bytes"
 
@@ -52,7 +55,10 @@ class Answer:
 
     model: str | None = None
     response_id: str | None = None
-    usage: Usage | None = None
+    #: What was used, where that is text alone, by the names of `Usage`; the last said of the two counts.
+    counts: Mapping[str, int] | None = None
+    _counted: Mapping[str, int] | None = None  # what `_usage` was made of
+    _usage: Usage | None = None
     service_tier: str | None = None
     fingerprint: str | None = None
     finish_reasons: tuple[str, ...] = ()
@@ -74,6 +80,18 @@ class Answer:
     def __init__(self, provider: str = "openai", endpoint: str = "", captures: bool = False) -> None:
         self.provider, self.endpoint, self.captures = provider, endpoint, captures
 
+    @property
+    def usage(self) -> Usage | None:
+        """What was used."""
+        counts = self.counts
+        if counts is not None and counts is not self._counted:
+            self._usage, self._counted = Usage(**counts), counts  # type: ignore[arg-type]  # its fields of counts
+        return self._usage
+
+    @usage.setter
+    def usage(self, used: Usage | None) -> None:
+        self._usage, self.counts = used, None
+
 
 class Call:
     """`admit -> start -> first_chunk? -> finish | fail | abort`; ending it again is harmless and changes nothing."""
@@ -81,14 +99,16 @@ class Call:
     ended = False
     status: CallStatus | None = None  # None: it goes on
     error: str | None = None
-    cost: Cost | None = None
+    #: Whether its cost is exact; None: nobody knows what it cost.
+    exact: bool | None = None
     #: The model that has answered; the one that was asked for, where the answer names none.
     model: str | None = None
-    usage: Usage | None = None
     #: Whether it tells what another call has cost, which was counted as one without a price.
     told_later = False
     switched_from: str | None = None
     _lowered_to: int | None = None
+    _cost: Cost | None = None
+    _found: Found | None = None  # tells the parts of a cost of which the total alone was needed
     _record: Record | None = None
     _span: Span | None = None  # while the call goes on
     _place: tuple[SpanContext | None, SpanContext | None] = None, None  # of its span that was, and of the one above
@@ -108,9 +128,10 @@ class Call:
         price: Charge,
         most: Most,
         content: Mapping[str, Any] | None = None,
+        total: Total | None = None,
     ) -> None:
         self.request, self._tracer, self._operations = request, tracer, operations
-        self._plugins, self._price, self._content = plugins, price, content
+        self._plugins, self._price, self._total, self._content = plugins, price, total, content
         self._budget = Admission(request, needs, trackers, most)
         self.answer = Answer(request.provider, request.endpoint, content is not None)
         self._process = _prefix
@@ -248,30 +269,45 @@ class Call:
         self._budget = CLOSED  # the rest would be kept as long as the span
 
     def _price_and_settle(self, status: CallStatus, answer: Answer) -> None:
-        usage = self.usage = answer.usage
-        cost = None
+        counts, self.model = answer.counts, answer.model or self.request.model
         try:
-            if answer.cost is not None or usage is None:
-                cost = self._cost(status)
-            else:
-                cost = self._price(self.request, usage, self._duration_s, answer.model, answer.service_tier)
+            if counts is not None and status == "ok" and answer.cost is None and self._total is not None:
+                priced = self._total(self.request, counts, answer.model, answer.service_tier)
+                if priced is not None:  # as of most calls; the rest is told when somebody asks
+                    charge, self._found = priced
+                    self.exact, self.status = True, status
+                    tokens = counts["input_tokens"] + counts["output_tokens"]
+                    self._budget.settle(self, charge, tokens, self._operations)
+                    return
+            self._cost = self._priced(status)
         except Exception as failure:
             _guard.failed("price", failure)
         if status == "refused":
             self.start()  # a refused call is a span too, so that a trace shows why it stopped
-        self.cost, self.model, self.status = cost, answer.model or self.request.model, status
-        if status != "ok" or cost is None or cost.caveats or answer.goes_on:
-            self._settle()
-        else:
-            self._budget.settle(self, cost.total, answer.streamed_tokens, self._operations)
+        self.status, cost = status, self._cost
+        self.exact = None if cost is None else cost.exact
+        self._settle()
 
-    def _cost(self, status: CallStatus) -> Cost | None:
-        """Return what a call has cost that does not say what it used, or whose cost is known without that."""
+    @property
+    def cost(self) -> Cost | None:
+        """What it cost, once it has ended; None: nobody knows."""
+        if self._cost is None and self._found is not None and self.usage is not None:
+            self._cost = self._found.cost(self.usage, self._duration_s)
+        return self._cost
+
+    @property
+    def usage(self) -> Usage | None:
+        """What it used, as its answer says."""
+        return self.answer.usage
+
+    def _priced(self, status: CallStatus) -> Cost | None:
         answer, error = self.answer, self.error
         if status == "refused":
             return Cost(total=NONE, source="not sent")
         if answer.cost is not None:
             return answer.cost
+        if answer.usage is not None:
+            return self._price(self.request, answer.usage, self._duration_s, answer.model, answer.service_tier)
         if answer.http_status is not None and answer.http_status >= 400:
             return Cost(total=NONE, source="status")
         if status == "error" and error in _NEVER_ANSWERED and not answer.streamed_tokens and answer.http_status is None:
@@ -354,7 +390,7 @@ class Call:
         return facts
 
     def _settle(self) -> None:
-        budget, cost = self._budget, self.cost
+        budget, cost, streamed = self._budget, self._cost, self.answer.streamed_tokens
         if self.status == "refused":
             budget.release(self, self._operations)
             return
@@ -364,7 +400,7 @@ class Call:
         charge = NONE if cost is None else cost.total
         if cost is None or FROM_STREAM in cost.caveats:
             charge = budget.charge_of_the_unseen(self.answer.usage, charge, self._likely_usd)
-        budget.settle(self, charge, self.answer.streamed_tokens, self._operations)
+        budget.settle(self, charge, budget.tokens_used(self, streamed), self._operations)
 
     def _likely_usd(self) -> Decimal | None:
         cost = self._estimated()
@@ -374,9 +410,8 @@ class Call:
         span = self._span
         if span is None:
             return
-        self._span = None  # or the two would hold each other, and wait for the garbage collector
+        self._place, self._span = _place_of(span), None  # or the two would hold each other, for the garbage collector
         if type(span) is CallSpan:
-            self._place = span._context, span._parent
             span.told = self  # spelled when it is exported
         elif span.is_recording() and self.record is not None:
             said: dict[str, Any] = {}

@@ -126,14 +126,21 @@ class Ended(Protocol):
     """What reports and budgets need of a call that has ended."""
 
     status: CallStatus | None
-    cost: Cost | None
     request: Request
     #: The model that has answered.
     model: str | None
-    #: What it used, as its answer says.
-    usage: Usage | None
+    #: Whether its cost is exact; None: nobody knows what it cost.
+    exact: bool | None
     #: Whether it tells what a call has cost that was entered before, without a price.
     told_later: bool
+
+    @property
+    def cost(self) -> Cost | None:
+        """What it cost."""
+
+    @property
+    def usage(self) -> Usage | None:
+        """What it used, as its answer says."""
 
     @property
     def record(self) -> Record | None:
@@ -144,7 +151,7 @@ class Tally:
     """What the calls of this process have cost in one window, by model, operation and key; added up when somebody asks."""
 
     def __init__(self) -> None:
-        #: What is not added up yet: status, model, kind, cost, charge, tokens, operations, key, told later.
+        #: What is not added up yet: status, model, kind, whether exact, charge, tokens, operations, key, told later.
         self.new: deque[tuple[Any, ...]] = deque()
         self._lock = threading.Lock()
         self._total = self._inexact = NONE
@@ -187,7 +194,7 @@ class Tally:
 
     def _count(self) -> None:
         while self.new:
-            status, model, kind, cost, charge, tokens, operations, key, told_later = self.new.popleft()
+            status, model, kind, exact, charge, tokens, operations, key, told_later = self.new.popleft()
             if status == "refused":
                 self._refused += 1
                 continue
@@ -195,8 +202,8 @@ class Tally:
             self._failed += status == "error"
             self._total = plus(self._total, charge)
             self._tokens += tokens
-            self._unpriced += (cost is None) - told_later
-            if cost is None or cost.caveats:
+            self._unpriced += (exact is None) - told_later
+            if not exact:
                 self._inexact = plus(self._inexact, charge)
             _add(self._by_model, model or "unknown", charge)
             for operation in dict.fromkeys(operations) or (kind,):

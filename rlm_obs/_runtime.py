@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlm_obs import _ending, _guard, _lost, _pipelines, _scope
 from rlm_obs._budgets import counting, keeper
-from rlm_obs._call import Call, Charge, Most, Needing
+from rlm_obs._call import Call, Charge, Most, Needing, Total
 from rlm_obs._frozen import quick_to_make
 from rlm_obs._plugins import Plugins, gates, loaded
 from rlm_obs._pricing import Chain
@@ -38,6 +38,7 @@ class Runtime:
     prices: Chain
     #: What each call asks of `prices` and of `settings`, at hand: a settings object takes its time to find a field.
     price: Charge = field(init=False, repr=False)
+    total: Total = field(init=False, repr=False)
     most: Most = field(init=False, repr=False)
     captures: bool = field(init=False, repr=False)
     keeps_limits: bool = field(init=False, repr=False)
@@ -46,6 +47,7 @@ class Runtime:
     def __post_init__(self) -> None:
         at_hand = {
             "price": self.prices.charge,
+            "total": self.prices.total,
             "most": self.prices.most_usd,
             "captures": self.settings.capture_content,
             "keeps_limits": self.settings.rate_limits,
@@ -79,6 +81,7 @@ class InForce:
             runtime.price,
             runtime.most,
             content,
+            runtime.total,
         )
 
 

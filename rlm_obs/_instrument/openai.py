@@ -24,7 +24,7 @@ from rlm_obs._instrument.options import body_of, changed, fields_of, timeout_s
 from rlm_obs._instrument.reader import Asked, Changes, Reader
 from rlm_obs._instrument.realtime import Lines
 from rlm_obs._instrument.sdk import SdkInstrumentor
-from rlm_obs._pricing import provider_of, read_answer
+from rlm_obs._pricing import provider_of, read_answer, text_counts
 from rlm_obs._record import Request, Usage
 from rlm_obs._runtime import InForce
 from rlm_obs._settings import Settings
@@ -313,8 +313,12 @@ class OpenAIReader(Reader):
             into.service_tier = value
         if (value := get("system_fingerprint")).__class__ is str and value:
             into.fingerprint = value
-        used = read_answer(said, into.provider, into.endpoint)
-        if used is not None:
+        usage, counts = get("usage"), None
+        if usage is not None and "output" not in said and "tool_usage" not in said and "svg_usage" not in said:
+            counts = text_counts(usage, into.provider)
+        if counts is not None:
+            into.counts = counts
+        elif (used := read_answer(said, into.provider, into.endpoint)) is not None:
             into.usage = used
 
     def written(self, event: Any) -> str | None:

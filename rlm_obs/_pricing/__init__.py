@@ -8,7 +8,7 @@ from rlm_obs._pricing.hosts import Host, provider_of
 from rlm_obs._pricing.limits import context_window, model_limits
 from rlm_obs._pricing.overrides import Overrides
 from rlm_obs._pricing.rates import Rates
-from rlm_obs._pricing.usage import fields_of, read_tools, read_usage
+from rlm_obs._pricing.usage import fields_of, read_tools, read_usage, text_counts
 from rlm_obs._pricing.whole import read_answer
 
 __all__ = [
@@ -25,4 +25,5 @@ __all__ = [
     "read_answer",
     "read_tools",
     "read_usage",
+    "text_counts",
 ]

@@ -15,10 +15,12 @@ from rlm_obs._pricing.slopes import Slopes
 from rlm_obs._record import Cost, Request, Usage
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from decimal import Decimal
 
     from rlm_obs._budgets.bound import Bound
     from rlm_obs._plugins import Plugins
+    from rlm_obs._pricing.finding import Found
 
 #: After so many unknown models nothing more is said: made-up names shall fill neither log nor memory.
 MOST_SAID = 256
@@ -74,6 +76,22 @@ class Chain:
                 if cost is not None:
                     return cost
         return self.price(as_answered(request, model, tier), usage, duration_s)
+
+    def total(
+        self, request: Request, counts: Mapping[str, int], model: str | None, tier: str | None
+    ) -> tuple[Decimal, Found] | None:
+        """Return the total of what `charge` says of counts of text, and the rates that tell the rest of it; None where it
+        takes more to say, or has a caveat."""
+        stated = plugin.held
+        if self._plugins.known is not self._known:
+            self._look_around()
+        if not self._alone or (stated.overrides is not None and stated.overrides.discounts):
+            return None
+        found = by_tokens(request, model, tier, stated)
+        if found is None or found.factors or found.caveats:
+            return None
+        total = found.rates.total(counts)
+        return None if total is None else (total, found)
 
     def most(self, request: Request, bound: Bound, output_tokens: int | None = None) -> Cost | None:
         """Return the most that a call can cost: at the dearest tier and cache that its bill may show; None as `price`.

@@ -23,7 +23,8 @@ class Rates:
     audio that is billed; `per_hour` is of the time that a call takes, on hardware of one's own; `search_tokens` are
     input tokens that each web search bills beside those of the usage. `caveats` go onto every cost, `cached_caveat`
     onto those with cached input. `hit` and `write` are what cached and written input cost in the end; `plain` says
-    that text and cache need nothing but a product each.
+    that text and cache need nothing but a product each; `whole` then has the unit in which they are whole numbers, and
+    what input, cached, written and output tokens cost in it.
     """
 
     input: Decimal | None = None
@@ -53,6 +54,7 @@ class Rates:
     hit: Decimal | None = field(init=False, repr=False, compare=False)
     write: Decimal | None = field(init=False, repr=False, compare=False)
     plain: bool = field(init=False, repr=False, compare=False)
+    whole: tuple[Decimal, int, int, int, int] | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hit", own(self.cached_input, self.input))
@@ -60,6 +62,13 @@ class Rates:
         text = self.input is not None and self.output is not None
         by_call = self.per_call is not None or self.per_hour is not None
         object.__setattr__(self, "plain", text and self.reasoning is None and not by_call)
+        object.__setattr__(self, "whole", self._in_whole_numbers() if self.plain else None)
+
+    def _in_whole_numbers(self) -> tuple[Decimal, int, int, int, int]:
+        each = [rate or ZERO for rate in (self.input, self.hit, self.write, self.output)]
+        digits = max(0, *[-int(rate.as_tuple().exponent) for rate in each])
+        fresh, hit, write, answer = [int(EXACT.scaleb(rate, digits)) for rate in each]
+        return EXACT.scaleb(Decimal(1), -digits), fresh, hit, write, answer
 
     def of(self, usage: Usage) -> Rates:
         """Return the rates that hold for a call of this size: itself, or those above a step of its input."""
@@ -74,6 +83,21 @@ class Rates:
         rates = self.of(usage)
         in_full(rates, usage, "", (), duration_s, lines)
         return lines
+
+    def total(self, counts: Mapping[str, int]) -> Decimal | None:
+        """Return the total of `cost`, exactly, of counts of text alone (see `text_counts`), in one product; None where it
+        takes more to tell, or has a caveat."""
+        prompt = counts["input_tokens"]
+        if self.tiers:
+            for start, rates in reversed(self.tiers):
+                if prompt > start:
+                    return rates.total(counts)
+        whole, hits, written = self.whole, counts.get("cached_input_tokens", 0), counts.get("cache_write_tokens", 0)
+        fresh = prompt - hits - written
+        if whole is None or fresh < 0 or self.caveats or (hits and self.cached_caveat):
+            return None
+        unit, each, hit, write, answer = whole
+        return multiply(unit, fresh * each + hits * hit + written * write + counts["output_tokens"] * answer)
 
     def cost(
         self, usage: Usage, source: str, caveats: tuple[str, ...] = (), duration_s: float | None = None

@@ -30,6 +30,7 @@ OUTPUT_PARTS = {
     "accepted_prediction_tokens": "accepted_prediction_tokens",
     "rejected_prediction_tokens": "rejected_prediction_tokens",
 }
+MEDIA = ("audio_tokens", "image_tokens")
 DETAILS = (("prompt_tokens_details", INPUT_PARTS), ("completion_tokens_details", OUTPUT_PARTS))
 #: What the usage of a chat has, and no other that is read here.
 USUAL = frozenset(
@@ -49,11 +50,10 @@ def read_usage(raw: object, provider: str = "openai", tool_usage: object = None)
     Source: `openai.types`: `CompletionUsage`, `responses.ResponseUsage`, `ImagesResponse`,
     `audio.transcription.Usage`, `realtime.RealtimeResponseUsage`.
     """
+    counts = text_counts(raw, provider) if tool_usage is None else None
+    if counts is not None:
+        return Usage(**counts)  # type: ignore[arg-type]  # its fields of counts
     said = fields_of(raw)
-    if tool_usage is None and USUAL.issuperset(said) and provider not in REASONING_LEFT_OUT:
-        used = _usual(said)
-        if used is not None:
-            return used
     tools = read_tools(tool_usage) if tool_usage is not None else {}
     if not said and not tools:
         return None
@@ -105,22 +105,28 @@ def read_usage(raw: object, provider: str = "openai", tool_usage: object = None)
     )
 
 
-def _usual(said: Mapping[str, Any]) -> Usage | None:
-    """Return what `read_usage` does of most chats, at once; None of anything else than whole numbers where they belong."""
-    prompt, answer = said.get("prompt_tokens"), said.get("completion_tokens")
-    if prompt.__class__ is not int or prompt not in COUNTS or answer.__class__ is not int or answer not in COUNTS:
+def text_counts(raw: object, provider: str = "openai") -> dict[str, int] | None:
+    """Return the counts of a chat that used nothing but text, by the names of `Usage`, at once, as most are: input, output,
+    and what else is said. None of any other, and of what is no whole number where one belongs: then `read_usage`."""
+    said = fields_of(raw)
+    if not USUAL.issuperset(said) or provider in REASONING_LEFT_OUT:
         return None
-    found: dict[str, Any] = {}
+    prompt, answer = said.get("prompt_tokens"), said.get("completion_tokens")
+    if prompt.__class__ is not int or answer.__class__ is not int or not 0 <= prompt <= ABSURD >= answer >= 0:
+        return None
+    counts = {"input_tokens": prompt, "output_tokens": answer}
     for details, names in DETAILS:
         parts = said.get(details)
         if parts is not None:
             for name, number in fields_of(parts).items():
-                if number.__class__ is int and number in COUNTS:
+                if number.__class__ is int and 0 <= number <= ABSURD:
                     if name in names:
-                        found[names[name]] = number
+                        counts[names[name]] = number
+                        if number and name in MEDIA:
+                            return None
                 elif number is not None:
                     return None
-    return Usage(input_tokens=prompt, output_tokens=answer, **found)
+    return counts
 
 
 def _anthropic(

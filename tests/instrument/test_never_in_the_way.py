@@ -73,7 +73,7 @@ BROKEN = {
         (Watch, "_read_events"),
     ],
     "call": [(Call, "_price_and_settle"), (Call, "_settle"), (Call, "_end_span")],
-    "price": [(Call, "_cost"), (Chain, "charge"), (Slopes, "most")],
+    "price": [(Call, "_priced"), (Chain, "total"), (Slopes, "most")],
     "budget": [(Desk, "hold_at_once"), (Admission, "ask"), (CostTracker, "book")],
     "span": [(Tracer, "start_call")],
 }

@@ -274,13 +274,13 @@ async def test_a_finaliser_ends_nothing_by_itself(
 ) -> None:
     """A finaliser may run inside any lock, our own too: the call of a collected stream is ended by another thread."""
     ended_by: list[int] = []
-    conclude = Call._conclude
+    conclude = Call._price_and_settle
 
     def noted(call: Call, *args: Any) -> None:
         ended_by.append(threading.get_ident())
         conclude(call, *args)
 
-    monkeypatch.setattr(Call, "_conclude", noted)
+    monkeypatch.setattr(Call, "_price_and_settle", noted)
     stream = await started(caller, slow)
     await caller(stream.__anext__() if caller.awaits else next(stream))
     del stream
