@@ -58,13 +58,14 @@ class Admission:
     hold: Hold | None = None
     bound: Bound | None = None
     _accounts: tuple[Account, ...] = ()
-    _shares: Sequence[tuple[Account, ...]] = ()
+    #: Each tracker with its own of these accounts.
+    _shares: Sequence[tuple[CostTracker, tuple[Account, ...]]] = ()
 
     def __init__(self, request: Request, needs: Needing, trackers: tuple[CostTracker, ...], most: Most) -> None:
         self.request, self.trackers, self._most = request, trackers, most
         self._needs: Needing = needs
         if len(trackers) == 1 and (plain := trackers[0].plain) is not None:  # what `_renewed` finds, of most calls
-            self._accounts, self._shares = plain, (plain,)
+            self._accounts, self._shares = plain, ((trackers[0], plain),)
         elif trackers:
             self._renewed()
 
@@ -138,14 +139,9 @@ class Admission:
 
     def _renewed(self) -> tuple[Account, ...]:
         """Return the accounts that hold now; also when a window has ended while the call stood in line."""
-        first, *others = self.trackers
-        accounts = first.plain or first.accounts(self.request)
-        shares = [accounts]
-        for tracker in others:
-            shares.append(tracker.plain or tracker.accounts(self.request))
-            accounts += shares[-1]
-        self._shares, self._accounts = shares, accounts
-        return accounts
+        self._shares = [(tracker, tracker.plain or tracker.accounts(self.request)) for tracker in self.trackers]
+        self._accounts = tuple([account for _, accounts in self._shares for account in accounts])
+        return self._accounts
 
     @property
     def wait_s(self) -> float:
@@ -173,7 +169,7 @@ class Admission:
         return Need(None, most, bound.output_tokens, lowerable, not most, find_least, bound.input_tokens, kind)
 
     def _need_without_price(self, bound: Bound) -> Need:
-        limiting = [t for t, share in zip(self.trackers, self._shares, strict=True) if share[0].limit is not None]
+        limiting = [tracker for tracker, accounts in self._shares if accounts[0].limit is not None]
         for tracker in limiting:
             if tracker.unknown_price == "block":
                 raise UnknownPrice(self.request.model or "?", self.request.provider, tracker.name)
@@ -230,7 +226,7 @@ class Admission:
             desk.settle(self.hold, charge, tokens)
         else:
             desk.spend(self._accounts, charge, tokens)
-        for tracker, accounts in zip(self.trackers, self._shares, strict=True):
+        for tracker, accounts in self._shares:
             try:
                 tracker.book(call, charge, operations, accounts, tokens)
             except Exception as error:
@@ -243,7 +239,7 @@ class Admission:
 
     def begin(self, call: Ended, operations: tuple[str, ...]) -> None:
         """Enter a call that goes on behind its answer, and go on holding what it may cost."""
-        for tracker, accounts in zip(self.trackers, self._shares, strict=True):
+        for tracker, accounts in self._shares:
             _guard.held_back("budget", tracker.book, call, NONE, operations, accounts)
 
     def leave_open(self) -> None:

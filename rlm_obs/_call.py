@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel
-from opentelemetry.trace import Span, SpanContext, Status, StatusCode
+from opentelemetry.trace import Span, Status, StatusCode
 
 from rlm_obs import _attributes as names
 from rlm_obs import _guard, _scope
@@ -111,7 +111,9 @@ class Call:
     _found: Found | None = None  # tells the parts of a cost of which the total alone was needed
     _record: Record | None = None
     _span: Span | None = None  # while the call goes on
-    _place: tuple[SpanContext | None, SpanContext | None] = None, None  # of its span that was, and of the one above
+    _place: tuple[int, int, int] | None = (
+        None  # the ids of its trace, of its span that was, and of the one above (0: none)
+    )
     _first_chunk_s: float | None = None
     _waited_s = 0.0
     _number = 0
@@ -335,7 +337,8 @@ class Call:
 
     def _made(self, status: CallStatus) -> Record:
         answer, request = self.answer, self.request
-        context, parent = self._place if self._span is None else _place_of(self._span)
+        place = self._place if self._span is None else _place_of(self._span)
+        trace_id, span_id, parent_id = place or (0, 0, 0)
         return Record(
             id=f"{self._process}{self._number}",
             provider=request.provider,
@@ -352,9 +355,9 @@ class Call:
             service_tier=answer.service_tier,
             usage=answer.usage,
             cost=self.cost,
-            trace_id=None if context is None else f"{context.trace_id:032x}",
-            span_id=None if context is None else f"{context.span_id:016x}",
-            parent_id=None if parent is None else f"{parent.span_id:016x}",
+            trace_id=f"{trace_id:032x}" if place else None,
+            span_id=f"{span_id:016x}" if place else None,
+            parent_id=f"{parent_id:016x}" if parent_id else None,
             request_id=answer.request_id,
             attributes=self._facts(),
         )
@@ -425,11 +428,12 @@ class Call:
         span.end()
 
 
-def _place_of(span: Span) -> tuple[SpanContext | None, SpanContext | None]:
-    """Return the ids of a span, and of the one above it."""
+def _place_of(span: Span) -> tuple[int, int, int]:
+    """Return the ids of a span's trace, of itself, and of the one above it (0: none)."""
     if type(span) is CallSpan:
-        return span._context, span._parent
-    return span.get_span_context(), getattr(span, "parent", None)
+        return span.ids
+    context, parent = span.get_span_context(), getattr(span, "parent", None)
+    return context.trace_id, context.span_id, 0 if parent is None else parent.span_id
 
 
 #: Exceptions after which nothing is billed. After any other (a time-out, an answer that cannot be read) nobody knows.

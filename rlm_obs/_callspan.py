@@ -67,22 +67,40 @@ class CallSpan(trace.Span, ReadableSpan):
     _status = UNSET
     _end_time: int | None = None
     _spelled: Mapping[str, Any] | None = None
+    _own: SpanContext | None = None
     #: The call that has ended.
     told: Told | None = None
 
     def __init__(
         self,
         name: str,
-        context: SpanContext,
+        ids: tuple[int, int, int],
         parent: SpanContext | None,
         kind: SpanKind,
         attributes: dict[str, Any],
         exporting: Sequence[Exporting],
         resource: Resource,
     ) -> None:
-        self._name, self._context, self._parent, self._kind = name, context, parent, kind
+        #: Those of its trace, of itself and of the span above it, 0 where there is none.
+        self.ids = ids
+        self._name, self._parent, self._kind = name, parent, kind
         self._said, self._exporting, self._resource = attributes, exporting, resource
         self._start_time = time.time_ns()
+
+    @classmethod
+    def of(cls, context: SpanContext, name: str, parent: SpanContext | None, *rest: Any) -> CallSpan:
+        """Return the span of a context that was made already."""
+        span = cls(name, (context.trace_id, context.span_id, 0 if parent is None else parent.span_id), parent, *rest)
+        span._own = context
+        return span
+
+    @property
+    def _context(self) -> SpanContext:  # type: ignore[override]  # made when somebody asks: of most, in the exporter's thread
+        if self._own is None:
+            trace_id, span_id, _ = self.ids
+            state = None if self._parent is None else self._parent.trace_state
+            self._own = SpanContext(trace_id, span_id, False, SAMPLED, state)
+        return self._own
 
     @property
     def record(self) -> Record | None:
@@ -106,7 +124,7 @@ class CallSpan(trace.Span, ReadableSpan):
         return plain
 
     def get_span_context(self) -> SpanContext:
-        return self._context  # type: ignore[return-value]  # always given
+        return self._context
 
     def is_recording(self) -> bool:
         return self._end_time is None
@@ -156,11 +174,11 @@ class Maker:
     def start(self, name: str, attributes: dict[str, Any], parent: SpanContext | None) -> trace.Span:
         """Start the span of a call as a child of `parent`."""
         if self._plain and parent is None:
-            own = SpanContext(_bits(128) or 1, _bits(64) or 1, False, SAMPLED)
-            return CallSpan(name, own, None, SpanKind.CLIENT, attributes, self._exporting, self._resource)
+            ids = _bits(128) or 1, _bits(64) or 1, 0
+            return CallSpan(name, ids, None, SpanKind.CLIENT, attributes, self._exporting, self._resource)
         if self._plain and parent is not None and parent.trace_flags.sampled:
-            own = SpanContext(parent.trace_id, _bits(64) or 1, False, SAMPLED, parent.trace_state)
-            return CallSpan(name, own, parent, SpanKind.CLIENT, attributes, self._exporting, self._resource)
+            ids = parent.trace_id, _bits(64) or 1, parent.span_id
+            return CallSpan(name, ids, parent, SpanKind.CLIENT, attributes, self._exporting, self._resource)
         trace_id = self._ids.generate_trace_id() if parent is None else parent.trace_id
         kind = SpanKind.CLIENT
         decided = self._sampler.should_sample(_scope.get_current(), trace_id, name, kind, attributes, ())
@@ -169,7 +187,7 @@ class Maker:
         own = SpanContext(trace_id, span_id, False, SAMPLED if sampled else DROPPED, decided.trace_state)
         if decided.decision is Decision.DROP:
             return trace.NonRecordingSpan(own)
-        return CallSpan(name, own, parent, kind, attributes, self._exporting if sampled else (), self._resource)
+        return CallSpan.of(own, name, parent, kind, attributes, self._exporting if sampled else (), self._resource)
 
 
 _bits = random.getrandbits

@@ -176,7 +176,7 @@ class Tracer:
         flags = SAMPLED if parent is None else parent.trace_flags
         own = SpanContext(trace_id, self._own.id_generator.generate_span_id(), False, flags)
         exporting = self._pipelines if flags.sampled else ()
-        CallSpan(name, own, parent, kind, dict(attributes), exporting, self._own.resource).end()
+        CallSpan.of(own, name, parent, kind, dict(attributes), exporting, self._own.resource).end()
 
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Deliver what is queued; True if, within `timeout_s`, every exporter has accepted everything."""

@@ -63,7 +63,7 @@ TELLING = frozenset(
 SILENT = NOT_INPUT - TELLING
 #: A request that has no other beside its messages costs their text and its output.
 PLAIN = SILENT - {"prediction", "modalities"}
-Limits = tuple[int, bool, int, int | None, bool]
+Limits = tuple[int, bool, int, int | None, bool, Callable[[str], int]]
 #: Tools that run at the host: each adds input that the request does not show, in turns of its own, and may cost apart.
 HOSTED = {
     "apply_patch": "the instructions of the patch tool",
@@ -105,12 +105,10 @@ def bound_of(body: Mapping[str, Any], endpoint: Endpoint, request: Request) -> B
 
 
 def _chat(body: Mapping[str, Any], endpoint: Endpoint, request: Request) -> Bound:
-    model = request.model or ""
-    text_tokens = text_counter(model)
     limits: Limits | None = request.found.get("limits")
     if limits is None:
         limits = request.found["limits"] = _limits(endpoint, request)
-    each, users, choices, window, searches = limits
+    each, users, choices, window, searches, text_tokens = limits
     if text_tokens is most_text_tokens and not searches and PLAIN.issuperset(body):
         text = plain_text_tokens(body.get("messages"))
         if text is not None:  # as of most calls
@@ -119,6 +117,7 @@ def _chat(body: Mapping[str, Any], endpoint: Endpoint, request: Request) -> Boun
                 text = window  # no input is ever longer
             likely = likely if likely < text else text
             return Bound(text, each * choices, choices, users, likely_tokens=likely, plain=True)
+    model = request.model or ""
     count = Count(model, text_tokens)
     text = count.content(body.get("messages")) if "messages" in body else 0
     more, open_ended = _beside_messages(body, count)
@@ -149,11 +148,11 @@ def _chat(body: Mapping[str, Any], endpoint: Endpoint, request: Request) -> Boun
 
 def _limits(endpoint: Endpoint, request: Request) -> Limits:
     """Return what a request's parameters say of its bound: output a choice, whether that is the user's limit, choices, the
-    context window, and whether its model searches the web by itself."""
+    context window, whether its model searches the web by itself, and what counts its text."""
     model = request.model or ""
     window, own = limits_of(model, request.provider)
     searches = SEARCHES in model or RESEARCHES in model
-    return *_output_limit(endpoint, request, own), _choices(request.params), window, searches
+    return *_output_limit(endpoint, request, own), _choices(request.params), window, searches, text_counter(model)
 
 
 def _beside_messages(body: Mapping[str, Any], count: Count) -> tuple[int, bool]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -10,6 +10,12 @@ from rlm_obs._pricing.parts import ZERO, Line, in_full, own
 from rlm_obs._record import EXACT, Cost, Usage
 
 add, multiply = EXACT.add, EXACT.multiply
+
+
+def in_whole_numbers(rates: Sequence[Decimal]) -> tuple[Decimal, list[int]]:
+    """Return a unit, and each rate as a whole number of it, exactly."""
+    digits = max([0, *[-int(rate.as_tuple().exponent) for rate in rates]])
+    return EXACT.scaleb(Decimal(1), -digits), [int(EXACT.scaleb(rate, digits)) for rate in rates]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +72,8 @@ class Rates:
 
     def _in_whole_numbers(self) -> tuple[Decimal, int, int, int, int]:
         each = [rate or ZERO for rate in (self.input, self.hit, self.write, self.output)]
-        digits = max(0, *[-int(rate.as_tuple().exponent) for rate in each])
-        fresh, hit, write, answer = [int(EXACT.scaleb(rate, digits)) for rate in each]
-        return EXACT.scaleb(Decimal(1), -digits), fresh, hit, write, answer
+        unit, (fresh, hit, write, answer) = in_whole_numbers(each)
+        return unit, fresh, hit, write, answer
 
     def of(self, usage: Usage) -> Rates:
         """Return the rates that hold for a call of this size: itself, or those above a step of its input."""

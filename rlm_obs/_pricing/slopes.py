@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rlm_obs._pricing import finding
 from rlm_obs._pricing.dearest import MOST_KEPT, tiers_of
 from rlm_obs._pricing.parts import ZERO, own
-from rlm_obs._pricing.rates import Rates, add, multiply
+from rlm_obs._pricing.rates import Rates, in_whole_numbers, multiply
 from rlm_obs._record import Request
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 #: What a token of input and one of output cost at most, in one tier.
 Slope = tuple[Decimal, Decimal]
 #: From more input tokens than `start` on, these slopes hold, of which the dearest counts; the highest start comes first.
-Step = tuple[int, tuple[Slope, ...]]
+#: They are whole numbers of `unit`, in which sums are exact and quick.
+Step = tuple[int, Decimal, tuple[tuple[int, int], ...]]
 NO_STEPS: tuple[Step, ...] = ()
 
 
@@ -54,14 +55,14 @@ class Slopes:
             except TypeError:  # a tier that is no text
                 return None
             kept = request.found[kind] = (moment, self, steps)
-        for start, slopes in kept[2]:
+        for start, unit, slopes in kept[2]:
             if given > start:
-                most = ZERO
+                most = 0
                 for each_in, each_out in slopes:
-                    usd = add(multiply(each_in, given), multiply(each_out, output_tokens))
-                    if usd > most:
-                        most = usd
-                return most
+                    units = each_in * given + each_out * output_tokens
+                    if units > most:
+                        most = units
+                return multiply(unit, most)
         return None
 
     def _steps_of(self, request: Request, bound: Bound, stated: Stated, moment: object) -> tuple[Step, ...]:
@@ -83,7 +84,7 @@ class Slopes:
     def _steps(self, request: Request, bound: Bound, stated: Stated) -> tuple[Step, ...]:
         """Return the steps of all tiers that may be billed, or none where one of them is not known by its rates alone."""
         if stated.hosts and request.base_url and stated.host(request.base_url).free:
-            return ((-1, ((ZERO, ZERO),)),)
+            return (_step(-1, [(ZERO, ZERO)]),)
         asked = request.params.get("service_tier")
         known: list[Found] = []
         for tier in tiers_of(request.provider, asked, self._project_tier):
@@ -97,10 +98,7 @@ class Slopes:
         off = finding.left_of(known, request, stated.overrides)
         starts = {start for found in known for start, _ in found.rates.tiers}
         return tuple(
-            (
-                start,
-                _without_cheaper([_slope(found, left, start, bound) for found, left in zip(known, off, strict=True)]),
-            )
+            _step(start, [_slope(found, left, start, bound) for found, left in zip(known, off, strict=True)])
             for start in (*sorted(starts, reverse=True), -1)
         )
 
@@ -139,6 +137,13 @@ def _slope(found: Found, left: Decimal, start: int, bound: Bound) -> Slope:
         multiply(max([rate or ZERO for rate in given]), left),
         multiply(max([rate or ZERO for rate in output]), left),
     )
+
+
+def _step(start: int, slopes: list[Slope]) -> Step:
+    """Return a step whose slopes are whole numbers, without those that are never the dearest."""
+    dearest = _without_cheaper(slopes)
+    unit, numbers = in_whole_numbers([rate for slope in dearest for rate in slope])
+    return start, unit, tuple(zip(numbers[::2], numbers[1::2], strict=True))
 
 
 def _without_cheaper(slopes: list[Slope]) -> tuple[Slope, ...]:
