@@ -53,6 +53,18 @@ def interval(differences: Sequence[float]) -> tuple[float, float, float]:
     return statistics.median(differences), medians[25], medians[474]
 
 
+def ratio_interval(ours: Sequence[float], yardstick: Sequence[float]) -> tuple[float, float]:
+    """Return the 90 % bootstrap interval of the ratio of two medians, whose slices were run side by side."""
+    chance, numbers = random.Random(1), range(len(ours))
+    ratios = []
+    for _ in range(500):
+        drawn = chance.choices(numbers, k=len(numbers))
+        below = statistics.median([yardstick[n] for n in drawn])
+        ratios.append(statistics.median([ours[n] for n in drawn]) / below if below > 0 else float("inf"))
+    ratios.sort()
+    return ratios[25], ratios[474]
+
+
 def paired(base_url: str, kind: str, slices: int, calls: int, rounds: int) -> dict[str, list[tuple[float, float]]]:
     """Run the modes' slices in turn, in a new order each time, and return their times per call.
 
@@ -90,7 +102,12 @@ def show(title: str, times: dict[str, list[tuple[float, float]]], per: int = 1) 
             f"  {wall * 1e6:+8.1f} µs wall  {middle / bare:+.2%} of the bare client{each}"
         )
     if added["yardstick"] > 0:
-        print(f"  rlm_obs / one hand-written span = {added['ours'] / added['yardstick']:.2f}")
+        gaps = [
+            [cpu - was for (cpu, _), (was, _) in zip(times[mode], times["bare"], strict=True)]
+            for mode in ("ours", "yardstick")
+        ]
+        low, high = ratio_interval(*gaps)
+        print(f"  rlm_obs / one hand-written span = {added['ours'] / added['yardstick']:.2f} [{low:.2f}, {high:.2f}]")
 
 
 def best_of(functions: Sequence[Callable[[], object]], rounds: int = 60, number: int = 300) -> list[float]:
@@ -199,9 +216,9 @@ def main() -> None:
     """Run all, or the parts named."""
     parser = argparse.ArgumentParser(prog="benchmarks", description=main.__doc__)
     parser.add_argument("what", nargs="*", default=["parts", "imports", "chat", "stream"])
-    parser.add_argument("--slices", type=int, default=60)
+    parser.add_argument("--slices", type=int, default=84)
     parser.add_argument("--calls", type=int, default=30)
-    parser.add_argument("--rounds", type=int, default=6, help="how often the processes are started anew")
+    parser.add_argument("--rounds", type=int, default=12, help="how often the processes are started anew")
     given = parser.parse_args()
     print(f"Python {sys.version.split()[0]}")
     if "parts" in given.what:
