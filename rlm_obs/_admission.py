@@ -14,7 +14,7 @@ from rlm_obs._budgets.bound import Bound
 from rlm_obs._budgets.crowd import kinds
 from rlm_obs._budgets.desk import desk
 from rlm_obs._budgets.line import Waiting
-from rlm_obs._budgets.seen import LAST, seen
+from rlm_obs._budgets.seen import seen
 from rlm_obs._pricing.dearest import likely_usage
 from rlm_obs._record import EXACT, Request, Usage
 from rlm_obs._report import Ended
@@ -232,10 +232,7 @@ class Admission:
             except Exception as error:
                 _guard.failed("budget", error)
         if call.exact is not None and call.status == "ok":
-            new = seen.new
-            new.append((self.request.model, self.request.operation, charge))
-            if len(new) >= LAST:
-                seen.count()
+            seen.add(self.request.model, self.request.operation, charge)
 
     def begin(self, call: Ended, operations: tuple[str, ...]) -> None:
         """Enter a call that goes on behind its answer, and go on holding what it may cost."""

@@ -154,8 +154,8 @@ def test_a_request_object_has_no_prompt() -> None:
 def test_what_such_calls_cost_is_in_it() -> None:
     """Median and 95th percentile of the calls with this model and operation that have ended here."""
     for cents in range(1, 21):
-        seen.new.append(("gpt-4o-mini", "chat", Decimal(cents) / 100))
-    seen.new.append(("gpt-4o", "chat", Decimal(9)))
+        seen.add("gpt-4o-mini", "chat", Decimal(cents) / 100)
+    seen.add("gpt-4o", "chat", Decimal(9))
     found = estimate(CHAT)
     assert (found.median_usd, found.p95_usd, found.seen) == (Decimal("0.1"), Decimal("0.19"), 20)
 

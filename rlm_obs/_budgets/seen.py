@@ -79,15 +79,19 @@ class Seen:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._kinds: dict[tuple[str | None, str], Costs] = {}
-        #: What is not added up yet: of each call the model (the requested one), the operation ("chat"), and the cost in US
-        #: dollars. Most programs never ask.
-        self.new: deque[tuple[str | None, str, Decimal]] = deque()
+        self._new: deque[tuple[str | None, str, Decimal]] = deque()
 
-    def count(self) -> None:
-        """Add up what is new, as whoever appends to it has done once there are `LAST`."""
+    def add(self, model: str | None, operation: str, cost: Decimal) -> None:
+        """Note what a call of `model` (the requested one) and `operation` ("chat") has cost, in US dollars."""
+        self._new.append((model, operation, cost))  # and add up when somebody asks: most programs never do
+        if len(self._new) >= LAST:
+            self._count()
+
+    def _count(self) -> None:
+        """Add up what is new."""
         with self._lock:
-            while self.new:
-                model, operation, cost = self.new.popleft()
+            while self._new:
+                model, operation, cost = self._new.popleft()
                 costs = self._kinds.get((model, operation))
                 if costs is None:
                     if len(self._kinds) >= MOST_KINDS:
@@ -97,19 +101,19 @@ class Seen:
 
     def of(self, model: str | None, operation: str) -> Costs | None:
         """Return the costs of such calls, which go on being counted, or None where there was none yet."""
-        if self.new:
-            self.count()
+        if self._new:
+            self._count()
         return self._kinds.get((model, operation))
 
     def clear(self) -> None:
         """Forget all."""
         with self._lock:
             self._kinds.clear()
-            self.new.clear()
+            self._new.clear()
 
     def after_fork(self) -> None:
         """Start anew in a forked child, with a lock that nobody holds: its calls are its own."""
-        self._lock, self._kinds, self.new = threading.Lock(), {}, deque()
+        self._lock, self._kinds, self._new = threading.Lock(), {}, deque()
 
 
 def _dollars(units: int) -> Decimal:

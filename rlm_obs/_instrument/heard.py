@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from itertools import islice
 from typing import Any, Generic
 
 from rlm_obs import _guard
 from rlm_obs._instrument.watch import Watch
+
+#: After so many chunks they are looked at, all at once: so few that what they lie in is still at hand.
+BATCH = 8
 
 
 @functools.lru_cache(maxsize=256)
@@ -43,27 +47,21 @@ def leaving(cls: Any) -> Any:
     return types.new_class(origin.__name__, (cls,), {}, lambda space: space.update(named))
 
 
-def _heard(stream: Any, items: Generator[Any]) -> Iterator[Any]:
+def _heard(stream: Any, items: types.GeneratorType[Any, None, None]) -> Iterator[Any]:
     """Pass on what the SDK's stream yields, and let the watch read from it what the events say."""
     watch: Watch | None = stream.response.__dict__.get("_rlm_obs_watch")
-    piece = None if watch is None else _guard.guarded("stream", watch.listen, items)
-    if watch is None or piece is None:
+    if watch is None or not _guard.guarded("stream", watch.listen, items):
         yield from items
         return
-    texts = watch.texts
     try:
-        for watch.count, item in enumerate(items, 1):  # the way of each chunk: as few steps as can be
-            try:
-                text = piece(item)
-            except Exception as error:
-                text = None
-                _guard.caught("stream", error)
-            if text is None or watch.count > watch.most or watch.count == 1:
-                if watch.hears(item):
-                    continue
-            elif texts is not None:
-                texts.append(text)
-            yield item
+        if not watch.patient:
+            yield from filter(watch.passes, items)
+        else:  # the way of each chunk passes no code of ours but the generator's own
+            passing = watch.unheard(items)
+            while items.gi_frame is not None:
+                many = min(watch.room, BATCH)
+                yield from islice(passing, many) if many > 0 else filter(watch.passes, islice(items, 1))
+                watch.catch_up()
     except BaseException as error:
         watch.all_heard(error)
         raise
@@ -74,26 +72,14 @@ def _heard(stream: Any, items: Generator[Any]) -> Iterator[Any]:
 
 async def _heard_async(stream: Any, items: AsyncGenerator[Any]) -> AsyncIterator[Any]:
     watch: Watch | None = stream.response.__dict__.get("_rlm_obs_watch")
-    piece = None if watch is None else _guard.guarded("stream", watch.listen, items)
-    if watch is None or piece is None:
+    if watch is None or not _guard.guarded("stream", watch.listen, items):
         async for item in items:
             yield item
         return
-    texts = watch.texts
     try:
         async for item in items:
-            watch.count += 1
-            try:
-                text = piece(item)
-            except Exception as error:
-                text = None
-                _guard.caught("stream", error)
-            if text is None or watch.count > watch.most or watch.count == 1:
-                if watch.hears(item):
-                    continue
-            elif texts is not None:
-                texts.append(text)
-            yield item
+            if watch.passes(item):
+                yield item
     except BaseException as error:
         watch.all_heard(error)
         raise

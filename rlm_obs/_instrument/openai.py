@@ -6,7 +6,7 @@ import functools
 import json
 import re
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,6 +125,8 @@ class OpenAIReader(Reader):
         b'"response.incomplete',
         b'"thread.run"',
     )
+
+    patient = frozenset({"/chat/completions", "/completions"})
 
     def __init__(self) -> None:
         self._clients: dict[int, Client] = {}  # by the id, which is quick to find: see `Client.owner`
@@ -339,21 +341,30 @@ class OpenAIReader(Reader):
                 found = (found or "") + (text if isinstance(text, str) else "")
         return found
 
-    def piece(self, event: Any) -> str | None:
+    def mere_texts(self, events: Sequence[Any], texts: list[str] | None) -> int:
+        count = 0
         try:
-            said = event.__dict__  # a model of the SDK's takes its time to find an attribute
-            (choice,) = said["choices"]
-            part = choice.__dict__
-            if part["finish_reason"] is not None or said.get("usage") is not None:
-                return None
-            delta = part["delta"]
-            brings = delta.__dict__
-            if brings.get("tool_calls"):
-                return None
-            return brings["content"] or ("" if getattr(delta, "reasoning_content", None) else None)
+            for event in events:
+                said = event.__dict__  # a model of the SDK's takes its time to find an attribute
+                (choice,) = said["choices"]
+                part = choice.__dict__
+                if part["finish_reason"] is not None or said.get("usage") is not None:
+                    return count
+                delta = part["delta"]
+                brings = delta.__dict__
+                text = brings["content"]
+                if brings.get("tool_calls") or (not text and not getattr(delta, "reasoning_content", None)):
+                    return count
+                if texts is not None:
+                    texts.append(text or "")
+                count += 1
         except (AttributeError, KeyError, TypeError, ValueError):
             kind = getattr(event, "type", None)
-            return self.written(event) if isinstance(kind, str) and kind.endswith(".delta") else None
+            if isinstance(kind, str) and kind.endswith(".delta") and (text := self.written(event)) is not None:
+                if texts is not None:
+                    texts.append(text)
+                count += 1
+        return count
 
     def only_usage(self, event: Any) -> bool:
         said = fields_of(event)

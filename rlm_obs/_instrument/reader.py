@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -52,6 +52,8 @@ class Reader(Protocol):
 
     #: A stream event that holds none of these says nothing about usage, model or end, and is not parsed.
     signs: tuple[bytes, ...]
+    #: The endpoints none of whose events `event` calls the last one: they may be read a little later than they pass.
+    patient: frozenset[str] = frozenset()
 
     def read(self, client: Any, options: Any, stream: bool, awaits: bool, holds: InForce) -> Asked | None:
         """Read a request; None for an endpoint that costs nothing, which passes straight through."""
@@ -73,10 +75,10 @@ class Reader(Protocol):
         """Return the text that a stream event brings, "" for output that is no text; None for an event without output."""
         return None
 
-    def piece(self, event: Any) -> str | None:
-        """Return, at once, the text of an event (an object of the SDK) that says nothing else, "" for output that is no text;
-        None for any other, and if in doubt."""
-        return None
+    def mere_texts(self, events: Sequence[Any], texts: list[str] | None) -> int:
+        """Return how many events (objects of the SDK), from the first on, bring a text, or output that is none, and say nothing
+        else; if in doubt, no more. Appends their texts, "" for other output, where `texts` is given."""
+        return 0
 
     def only_usage(self, event: Any) -> bool:
         """Tell whether an event carries the usage and nothing for the user."""

@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import sys
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from rlm_obs import _guard, _lost
@@ -42,6 +42,8 @@ class Watch:
         self._hides_usage = passing.asked.ask_usage
         self._begun = passing.asked.begun
         self._keeps_all = passing.call.answer.captures
+        #: Whether its events may be heard a little later than they pass.
+        self.patient = passing.asked.request.endpoint in self._reader.patient
         self._items: Any = None  # the SDK's stream, where it reads the response and tells what its events say
         self._inside = False
         self._left = False
@@ -54,9 +56,10 @@ class Watch:
         self._kept_size = 0
         self._body: list[bytes] | None = []
         self._body_size = self._size = self._envelope = 0
-        self.count = 0  # events so far
-        self.most = sys.maxsize if self._room is None else self._room + SLACK  # from more on, its output is counted
-        self.texts: list[str] | None = None  # what was written, where it has a room
+        self._unheard: list[Any] = []  # events that have passed, and are heard by `catch_up`
+        self._count = 0  # events so far
+        self._most = sys.maxsize if self._room is None else self._room + SLACK  # from more on, its output is counted
+        self._texts: list[str] | None = None  # what was written, where it has a room
 
     @classmethod
     def over(cls, response: Any, passing: Passing) -> None:
@@ -182,12 +185,12 @@ class Watch:
         events = whole.count(b"data:")
         if not events:
             return whole  # nothing yet, or a comment that keeps the line alive
-        first = not self.count
+        first = not self._count
         self._size += len(whole)
-        self.count += events
+        self._count += events
         if self._room is not None:
             self._keep_written(whole)
-            if self.count > self.most:
+            if self._count > self._most:
                 self._outgrow(*self._written())
         if first:
             self._call.first_chunk()
@@ -235,19 +238,19 @@ class Watch:
         """
         events = (parsed(data_of(event)) for event in split_events(b"".join(self._kept)))
         written = [text for event in events if (text := self._reader.written(event)) is not None]
-        return written, len(written) if self._kept_size <= MOST_KEPT_BYTES else self.count
+        return written, len(written) if self._kept_size <= MOST_KEPT_BYTES else self._count
 
     def _outgrow(self, written: list[str], tokens: int) -> None:
         """See whether the stream has written more than was held for it. Raises BudgetExceeded where there is no more room."""
         if self._room is None or tokens - SLACK <= self._room:
-            self.most = self.count + SLACK
+            self._most = self._count + SLACK
             return
         try:
             self._room = self._call.outgrown(tokens)
         except BudgetExceeded as refusal:
             refusal.partial = "".join(written)
             raise
-        self.most = self.count - tokens + self._room + SLACK
+        self._most = self._count - tokens + self._room + SLACK
 
     def _measure(self, data: bytes) -> None:
         """Take the first event's length."""
@@ -255,13 +258,15 @@ class Watch:
         self._size += len(data)
         whole, self._tail = whole_events(self._tail + data)
         self._envelope = next((len(event) for event in split_events(whole) if b"data:" in event), 0)
+        if self._envelope:
+            self._call.first_chunk()
 
     def _read_lines(self, lines: list[bytes]) -> None:
         for line in lines:
             said = parsed(line)
             if said is not None and self._lines is not None:
-                self.count += 1
-                _guard.guarded("batch", self._lines, said, self.count)
+                self._count += 1
+                _guard.guarded("batch", self._lines, said, self._count)
 
     def _keep(self, data: bytes) -> None:
         self._call.first_chunk()
@@ -273,32 +278,61 @@ class Watch:
 
     # -- what the SDK has made of it ---------------------------------------------------------------------------------
 
-    def listen(self, items: Any) -> Callable[[Any], str | None] | None:
-        """Read the events as the SDK's stream has parsed them, ten times cheaper than their bytes; None if those are needed.
-
-        Returns what gives the text of an event that is nothing but text; any other is to be given to `hears`.
-        """
+    def listen(self, items: Any) -> bool:
+        """Read the events as the SDK's stream has parsed them, ten times cheaper than their bytes; False if those are needed."""
         if not self._events or self._keeps_all:
-            return None
+            return False
         if not hasattr(items, "ag_frame" if self._awaits else "gi_frame"):
-            return None  # a stream of somebody's own, which is no generator
+            return False  # a stream of somebody's own, which is no generator
         self._items = items
-        self.texts = None if self._room is None else []
-        return self._reader.piece
+        self._texts = None if self._room is None else []
+        return True
 
-    def hears(self, item: Any) -> bool:
-        """Read an event that is no mere text, is the first one, or may be one too many; True for one that only we asked for."""
+    def passes(self, item: Any) -> bool:
+        """Hear an event, and tell whether the user gets it: all but the one that only we asked for. Raises BudgetExceeded."""
+        self._count += 1
         try:
-            if self.texts is not None:
-                text = self._reader.written(item)
-                if text is not None:
-                    self.texts.append(text)
-                if self.count > self.most:
-                    self._outgrow(self.texts, len(self.texts))
-            return self._hear(item)
+            if self._count > self._most or self._count == 1 or not self._reader.mere_texts((item,), self._texts):
+                return not self._hears(item)
         except Exception as error:
             _guard.caught("stream", error)
-            return False
+        return True
+
+    def unheard(self, items: Any) -> Iterator[Any]:
+        """Pass on what the user gets of the events, which are to be heard by `catch_up`."""
+        return filter(self._shows, items) if self._hides_usage else itertools.filterfalse(self._unheard.append, items)
+
+    def _shows(self, item: Any) -> bool:
+        self._unheard.append(item)
+        return getattr(item, "choices", None) != [] or not _guard.guarded("stream", self._reader.only_usage, item)
+
+    @property
+    def room(self) -> int:
+        """How many events may pass before one has to be heard at once: it may be one too many."""
+        return self._most - self._count
+
+    def catch_up(self) -> None:
+        """Hear the events that have passed."""
+        passed = self._unheard[:]
+        del self._unheard[: len(passed)]
+        while passed:
+            texts = (
+                0 if not self._count else _guard.guarded("stream", self._reader.mere_texts, passed, self._texts) or 0
+            )
+            self._count += texts
+            if texts < len(passed):
+                self.passes(passed[texts])
+            del passed[: texts + 1]
+
+    def _hears(self, item: Any) -> bool:
+        """Read an event that is no mere text, is the first one, or may be one too many; True for one that only we asked for."""
+        if self._texts is not None:
+            text = self._reader.written(item)
+            if text is not None:
+                self._texts.append(text)
+            if self._count > self._most:
+                self._outgrow(self._texts, len(self._texts))
+        return self._hear(item)
 
     def all_heard(self, error: BaseException | None = None) -> None:
         """The SDK's stream has come to its end, has broken off, or was dropped."""
@@ -306,7 +340,8 @@ class Watch:
             self._drop()
             self._unshadow()
             return
-        self.count += error is None  # `[DONE]` is an event too
+        self.catch_up()
+        self._count += error is None  # `[DONE]` is an event too
         self._end(error, complete=error is None)
 
     def _hear(self, item: Any) -> bool:
@@ -366,6 +401,7 @@ class Watch:
             _lost.lost.gone(self._abort)
 
     def _end(self, error: BaseException | None, *, complete: bool = False) -> None:
+        self.catch_up()
         if self._call.ended:
             return
         self._tell()
@@ -378,6 +414,7 @@ class Watch:
         self._unshadow()
 
     def _abort(self) -> None:
+        self.catch_up()
         if self._begun is not None:
             _guard.guarded("stream", self._begun, self._call.answer)
         self._call.abort()
@@ -387,9 +424,15 @@ class Watch:
         if self._events:
             if self._items is not None:
                 self._size = getattr(self._response, "num_bytes_downloaded", self._size)
-            extra = max(0, self._size - self.count * self._envelope) // 4
-            self._call.answer.streamed_tokens = max(self.count - 1, extra, 0)
-            self._call.answer.chunks = self.count
+            count = self._passed
+            extra = max(0, self._size - count * self._envelope) // 4
+            self._call.answer.streamed_tokens = max(count - 1, extra, 0)
+            self._call.answer.chunks = count
+
+    @property
+    def _passed(self) -> int:
+        """How many events have passed, heard or not."""
+        return self._count + len(self._unheard)
 
     def _unshadow(self) -> None:
         for name in ("iter_bytes", "aiter_bytes", "close", "aclose", "_rlm_obs_watch"):
@@ -407,10 +450,10 @@ class Watch:
     def _leave(self) -> None:
         """The user's loop has left the stream, maybe for good. Runs in a finaliser."""
         if not self._call.ended:
-            self._left, self._left_at = True, self.count
+            self._left, self._left_at = True, self._passed
             _lost.lost.left(self.end_if_left)
 
     def end_if_left(self) -> None:
         """End the call if nobody has taken the stream up again."""
-        if self._left and self._left_at == self.count and not self._inside and not self._is_heard():
+        if self._left and self._left_at == self._passed and not self._inside and not self._is_heard():
             self._end(None)

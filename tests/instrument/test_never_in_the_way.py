@@ -67,7 +67,7 @@ BROKEN = {
     "stream": [
         (OpenAIReader, "event"),
         (OpenAIReader, "only_usage"),
-        (OpenAIReader, "piece"),
+        (OpenAIReader, "mere_texts"),
         (Watch, "listen"),
         (Watch, "_hear"),
         (Watch, "_read_events"),

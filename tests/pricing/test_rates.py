@@ -254,3 +254,50 @@ def test_a_cost_explains_itself() -> None:
         output=Decimal("0.0001"),
         tools=Decimal(0),
     )
+
+
+text = st.integers(0, 10**12)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.sampled_from(MODELS),
+    st.fixed_dictionaries(
+        {"input_tokens": text, "output_tokens": text},
+        optional=dict.fromkeys(["cached_input_tokens", "cache_write_tokens", "reasoning_tokens"], text),
+    ),
+)
+def test_the_total_of_text_is_that_of_its_cost(pair: Any, said: dict[str, int]) -> None:
+    """What budgets count is what the record says, to the last digit; where the short way cannot tell, it does not."""
+    provider, model = pair
+    rates = rates_of(model, provider, model.get_prices(DAY))
+    total = None if rates is None else rates.total(said)
+    if rates is not None and total is not None:
+        cost = rates.cost(Usage(**said), "test")  # type: ignore[arg-type]
+        assert cost is not None and cost.total == total and cost.exact
+
+
+@pytest.mark.parametrize(
+    ("rates", "said"),
+    [
+        (PLAIN, {"input_tokens": 10, "output_tokens": 1, "cached_input_tokens": 11}),
+        (Rates(input=Decimal(1), output=Decimal(1), caveats=("about",)), {"input_tokens": 1, "output_tokens": 1}),
+        (Rates(input=Decimal(1), output=Decimal(1), reasoning=Decimal(2)), {"input_tokens": 1, "output_tokens": 1}),
+        (Rates(input=Decimal(1), output=Decimal(1), per_call=Decimal(2)), {"input_tokens": 1, "output_tokens": 1}),
+        (Rates(input=Decimal(1)), {"input_tokens": 1, "output_tokens": 1}),
+        (
+            Rates(input=Decimal(1), output=Decimal(1), cached_caveat="maybe"),
+            {"input_tokens": 1, "output_tokens": 1, "cached_input_tokens": 1},
+        ),
+    ],
+)
+def test_a_total_that_takes_more_to_tell_is_left_to_the_cost(rates: Rates, said: dict[str, int]) -> None:
+    """A contradiction, a caveat, and a rate for more than text are not for the short way."""
+    assert rates.total(said) is None
+
+
+def test_a_total_above_a_step_is_at_its_rates() -> None:
+    """A long input is priced as a whole at the rates of long inputs."""
+    rates = Rates(input=Decimal("1e-6"), output=Decimal("2e-6"), tiers=((100, PLAIN),))
+    assert rates.total({"input_tokens": 100, "output_tokens": 1}) == Decimal("0.000102")
+    assert rates.total({"input_tokens": 101, "output_tokens": 1}) == Decimal("0.0002625")

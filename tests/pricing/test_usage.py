@@ -12,7 +12,7 @@ from openai.types import CompletionUsage, CreateEmbeddingResponse, ImagesRespons
 from openai.types.audio import Transcription
 from openai.types.responses import Response, ResponseUsage
 
-from rlm_obs._pricing.usage import ABSURD, read_tools, read_usage
+from rlm_obs._pricing.usage import ABSURD, read_tools, read_usage, text_counts
 from rlm_obs._record import Usage
 
 CHAT: dict[str, Any] = {
@@ -162,3 +162,28 @@ def test_nothing_that_is_answered_raises(raw: Any, provider: str, tools: Any) ->
         used = read_usage(thing, provider, tools)
         for value in used.to_dict().values() if used else ():
             assert isinstance(value, dict) or (type(value) in (int, float) and 0 <= value <= ABSURD)
+
+
+def test_the_counts_of_text_are_those_of_its_usage() -> None:
+    """Most chats are read the short way; what it leaves to the long one is all that is not text alone in whole numbers."""
+    plain = {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14}
+    parts = {"prompt_tokens_details": {"cached_tokens": 4, "audio_tokens": 0, "holograms": 7}}
+    assert text_counts({**plain, **parts}) == {
+        "input_tokens": 9,
+        "output_tokens": 5,
+        "cached_input_tokens": 4,
+        "input_audio_tokens": 0,
+    }
+    for other in (
+        {**plain, "prompt_tokens_details": {"audio_tokens": 1}},
+        {**plain, "completion_tokens_details": {"image_tokens": 2}},
+        {**plain, "prompt_tokens_details": {"cached_tokens": "4"}},
+        {**plain, "prompt_tokens": -1},
+        {**plain, "completion_tokens": True},
+        {**plain, "cost": 0.1},
+        {"input_tokens": 9, "output_tokens": 5},
+        {},
+        None,
+    ):
+        assert text_counts(other) is None
+    assert text_counts(plain, "x_ai") is None
