@@ -413,3 +413,35 @@ async def test_a_stream_that_outgrows_its_hold_is_closed(
     assert only(collect).status == "aborted"
     assert 0 < budget.spent < Decimal("0.002")  # what had come with the last piece is paid for; all of it costs 0.004
     assert budget.held == 0
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["usage hidden", "usage asked for"])
+async def test_a_stream_of_any_length_is_heard_to_its_last_chunk(
+    asked: bool, caller: Any, as_openai: Any, collect: Collected
+) -> None:
+    """Chunks are heard a few at a time: whatever their number, none is missed or heard twice, and the user gets each one."""
+    given = {**STREAM, "stream_options": {"include_usage": True}} if asked else STREAM
+    for words in range(1, 28):
+        with fake_openai(" ".join(["w"] * words), usage={"prompt_tokens": 10, "completion_tokens": words}) as server:
+            got = await caller.all(await caller(caller.client(server).chat.completions.create(**given)))
+        record = collect.records[-1]
+        chunks = record.attributes["rlm_obs.response.chunks"]
+        assert (record.status, record.usage.output_tokens) == ("ok", words)  # type: ignore[union-attr]
+        assert chunks == len(got) + (1 if asked else 2)  # `[DONE]`, and the usage that only we asked for
+        assert "".join([c.choices[0].delta.content or "" for c in got if c.choices]) == " ".join(["w"] * words)
+        assert record.attributes["gen_ai.response.finish_reasons"] == ("stop",)
+
+
+@pytest.mark.parametrize("read", [1, 2, 7, 8, 9, 10, 16, 17, 18])
+async def test_what_had_passed_when_a_stream_was_closed_is_counted(
+    read: int, caller: Any, as_openai: Any, collect: Collected
+) -> None:
+    """A stream that is closed after so many chunks is charged for these, heard yet or not."""
+    with fake_openai(" ".join(["w"] * 40), chunk_delay_s=0.001) as server:
+        stream = await started(caller, server)
+        for _ in range(read):
+            await caller(stream.__anext__() if caller.awaits else next(stream))
+        await caller(stream.close())
+        record = only(collect)
+    assert (record.status, record.attributes["rlm_obs.response.chunks"]) == ("aborted", read)
+    assert record.model == "gpt-4o-2024-08-06" and record.cost is not None and not record.cost.exact
