@@ -128,7 +128,7 @@ def parts() -> None:
 
     import rlm_obs
     from rlm_obs._budgets.bound import most_input_tokens
-    from rlm_obs._budgets.desk import Account, Desk, Hold, Need
+    from rlm_obs._budgets.desk import Account, Desk
     from rlm_obs._pricing import Chain, read_answer
     from rlm_obs._runtime import runtime
 
@@ -153,12 +153,11 @@ def parts() -> None:
         base_url="https://api.openai.com/v1/",
     )
     usage = rlm_obs.Usage(input_tokens=1200, cached_input_tokens=1000, output_tokens=300)
-    desk, account = Desk(), Account("benchmark", Decimal(1000))
-    need = Need(Decimal("0.001"), Decimal("0.01"), 1000)
+    desk, account, most = Desk(), Account("benchmark", Decimal(1000), simple=True), Decimal("0.01")
 
     def hold() -> None:
-        held = desk.ask(need, (account,), "benchmark", may_wait=False)
-        assert isinstance(held, Hold)
+        held = desk.hold_at_once(most, (account,), "benchmark")
+        assert held is not None
         desk.settle(held, Decimal("0.0000001"))
 
     messages = [{"role": "user", "content": "x" * 2000} for _ in range(5)]

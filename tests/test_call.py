@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 import rlm_obs
 from rlm_obs import BudgetExceeded, CallRefused, CostTracker, Record, Request, Tracer, Usage
 from rlm_obs._budgets.bound import Bound
-from rlm_obs._call import Call, Needs
+from rlm_obs._call import Answer, Call, Needs
 from rlm_obs._runtime import InForce, runtime
 from rlm_obs.testing import SpanList
 
@@ -116,10 +116,14 @@ class CallMachine(RuleBasedStateMachine):
     @rule(
         usage=st.sampled_from(
             [None, Usage(input_tokens=10, output_tokens=9), Usage(input_tokens=10_000, output_tokens=9)]
-        )
+        ),
+        counted=st.booleans(),
     )
-    def answer(self, usage: Usage | None) -> None:
-        self.call.answer.usage = usage
+    def answer(self, usage: Usage | None, counted: bool) -> None:
+        if counted and usage is not None:
+            self.call.answer.counts = usage.to_dict()
+        else:
+            self.call.answer.usage = usage
         self.call.answer.http_status = 200
 
     @rule(how=st.sampled_from(sorted(ENDS)))
@@ -258,3 +262,33 @@ def test_a_record_has_an_id_of_its_own() -> None:
     for thread in threads:
         thread.join()
     assert len({call.record.id for call in calls if call.record}) == 200
+
+
+def test_what_a_record_says_of_a_cost_is_what_was_charged() -> None:
+    """The parts of a cost are found when somebody asks for them: by the prices of its call, whatever they are by then."""
+    counts = {"input_tokens": 100, "output_tokens": 30, "cached_input_tokens": 40, "reasoning_tokens": 7}
+    with rlm_obs.instrument(exporters=[], settings=PRICED):
+        tracker = CostTracker("1")
+        call = made(None, tracker)
+        call.admit()
+        call.start()
+        call.answer.counts = counts
+        call.finish()
+    with rlm_obs.instrument(exporters=[], settings={"prices": {"chatty": {"input": 1, "output": 1}}}):
+        record = call.record
+    assert record is not None and record.cost is not None
+    assert record.cost.total == tracker.spent == Decimal("0.004")  # 100 and 30 tokens at 10 and 100 dollars a million
+    assert record.cost.input == Decimal("0.0006") and record.cost.cached_input == Decimal("0.0004")
+    assert record.usage == Usage(**counts)
+    assert tracker.get_report().inexact_cost == 0 and tracker.get_report().unpriced_calls == 0
+
+
+def test_the_last_word_of_an_answer_counts() -> None:
+    """Counts of text and a usage of any kind replace each other, as a stream tells them."""
+    answer = Answer()
+    answer.counts = {"input_tokens": 1, "output_tokens": 2}
+    assert answer.usage == Usage(input_tokens=1, output_tokens=2)
+    answer.usage = Usage(input_tokens=3, output_audio_tokens=4)
+    assert (answer.counts, answer.usage) == (None, Usage(input_tokens=3, output_audio_tokens=4))
+    answer.counts = {"input_tokens": 5, "output_tokens": 6}
+    assert answer.usage == Usage(input_tokens=5, output_tokens=6)

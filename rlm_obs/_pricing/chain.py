@@ -44,10 +44,7 @@ class Chain:
 
         None is "nobody knows": then the log says, once per model, how to price it. `duration_s` is None before the call.
         """
-        cost = self._ask(request, usage, duration_s)
-        if cost is None and usage.to_dict():
-            self._say(request)
-        return cost
+        return self.charge(request, usage, duration_s, None, None)
 
     def charge(
         self, request: Request, usage: Usage, duration_s: float | None, model: str | None, tier: str | None
@@ -75,7 +72,11 @@ class Chain:
                 )
                 if cost is not None:
                     return cost
-        return self.price(as_answered(request, model, tier), usage, duration_s)
+        answered = as_answered(request, model, tier)
+        cost = self._ask(answered, usage, duration_s)
+        if cost is None and usage.to_dict():
+            self._say(answered)
+        return cost
 
     def total(
         self, request: Request, counts: Mapping[str, int], model: str | None, tier: str | None
