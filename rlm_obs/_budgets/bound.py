@@ -74,11 +74,16 @@ def plain_text_tokens(messages: Any) -> int | None:
         for message in messages:
             if message.__class__ is not dict or len(message) != 2:
                 return None
-            said = message["content"]
+            role, said = message["role"], message["content"]
             if said.__class__ is not str or not said.isascii():
                 return None
-            total += ROLES[message["role"]] + len(said)
-    except (KeyError, TypeError):
+            beside = ROLES.get(role)
+            if beside is None:
+                if type(role) is not str or not role.isascii():
+                    return None
+                beside = MESSAGE + len(role)
+            total += beside + len(said)
+    except (KeyError, TypeError):  # a role that is no text
         return None
     return total
 

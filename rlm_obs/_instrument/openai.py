@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -12,15 +11,15 @@ from typing import Any
 
 from rlm_obs import _guard
 from rlm_obs._attributes import CONVERSATION
-from rlm_obs._budgets.bound import Bound
 from rlm_obs._call import Answer
 from rlm_obs._hookspecs import hookimpl
 from rlm_obs._instrument import content
-from rlm_obs._instrument.bounds import bound_of, has_bound
+from rlm_obs._instrument.bounds import has_bound
 from rlm_obs._instrument.endpoints import ENDPOINTS, USUAL, Asks, asked
 from rlm_obs._instrument.joined import Joined
 from rlm_obs._instrument.later import Later, Price
-from rlm_obs._instrument.options import body_of, changed, fields_of, timeout_s
+from rlm_obs._instrument.needs import Bounded, Unbounded
+from rlm_obs._instrument.options import body_of, changed, fields_of
 from rlm_obs._instrument.reader import Asked, Changes, Reader
 from rlm_obs._instrument.realtime import Lines
 from rlm_obs._instrument.sdk import SdkInstrumentor
@@ -78,34 +77,6 @@ class Client:
     deployment: str | None = None
     #: What it has asked, but for the content: programs ask the same again and again.
     requests: dict[tuple[Any, ...], Request] = field(default_factory=dict)
-
-
-class Unbounded:
-    """What a call needs, found when somebody asks for it: of most calls that is their bound alone."""
-
-    __slots__ = ("_asks", "_body", "_client", "_options", "awaits")
-    bound: Callable[[Request], Bound] | None = None
-
-    def __init__(self, client: Any, options: Any, body: Mapping[str, Any], asks: Asks, awaits: bool) -> None:
-        self._client, self._options, self._body, self._asks, self.awaits = client, options, body, asks, awaits
-
-    def timeout_s(self) -> float:
-        """Return how long the client would wait for an answer."""
-        return timeout_s(self._client, self._options)
-
-    def fingerprint(self) -> int | None:
-        """Return what tells the request apart from others: a hash of all that it sends."""
-        return hash((self._asks.path, json.dumps(self._body, sort_keys=True, default=str)))
-
-
-class Bounded(Unbounded):
-    """The same, of a call that has a bound."""
-
-    __slots__ = ()
-
-    def bound(self, request: Request) -> Bound:
-        """Return the most that the request can use."""
-        return bound_of(self._body, self._asks.endpoint, request)
 
 
 class OpenAIReader(Reader):

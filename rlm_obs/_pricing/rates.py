@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -12,7 +12,7 @@ from rlm_obs._record import EXACT, Cost, Usage
 add, multiply = EXACT.add, EXACT.multiply
 
 
-def in_whole_numbers(rates: Sequence[Decimal]) -> tuple[Decimal, list[int]]:
+def in_whole_numbers(*rates: Decimal) -> tuple[Decimal, list[int]]:
     """Return a unit, and each rate as a whole number of it, exactly."""
     digits = max([0, *[-int(rate.as_tuple().exponent) for rate in rates]])
     return EXACT.scaleb(Decimal(1), -digits), [int(EXACT.scaleb(rate, digits)) for rate in rates]
@@ -29,8 +29,8 @@ class Rates:
     audio that is billed; `per_hour` is of the time that a call takes, on hardware of one's own; `search_tokens` are
     input tokens that each web search bills beside those of the usage. `caveats` go onto every cost, `cached_caveat`
     onto those with cached input. `hit` and `write` are what cached and written input cost in the end; `plain` says
-    that text and cache need nothing but a product each; `whole` then has the unit in which they are whole numbers, and
-    what input, cached, written and output tokens cost in it.
+    that text and cache need nothing but a product each; `whole` then has the unit in which those of text are whole
+    numbers, and what input and output tokens cost in it; `cached` the same of input, output and cached input.
     """
 
     input: Decimal | None = None
@@ -60,7 +60,8 @@ class Rates:
     hit: Decimal | None = field(init=False, repr=False, compare=False)
     write: Decimal | None = field(init=False, repr=False, compare=False)
     plain: bool = field(init=False, repr=False, compare=False)
-    whole: tuple[Decimal, int, int, int, int] | None = field(init=False, repr=False, compare=False)
+    whole: tuple[Decimal, list[int]] | None = field(init=False, repr=False, compare=False)
+    cached: tuple[Decimal, list[int]] | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hit", own(self.cached_input, self.input))
@@ -68,12 +69,11 @@ class Rates:
         text = self.input is not None and self.output is not None
         by_call = self.per_call is not None or self.per_hour is not None
         object.__setattr__(self, "plain", text and self.reasoning is None and not by_call)
-        object.__setattr__(self, "whole", self._in_whole_numbers() if self.plain else None)
-
-    def _in_whole_numbers(self) -> tuple[Decimal, int, int, int, int]:
-        each = [rate or ZERO for rate in (self.input, self.hit, self.write, self.output)]
-        unit, (fresh, hit, write, answer) = in_whole_numbers(each)
-        return unit, fresh, hit, write, answer
+        short = self.plain and not self.caveats
+        text_rates = self.input or ZERO, self.output or ZERO
+        object.__setattr__(self, "whole", in_whole_numbers(*text_rates) if short else None)
+        short = short and not self.cached_caveat
+        object.__setattr__(self, "cached", in_whole_numbers(*text_rates, self.hit or ZERO) if short else None)
 
     def of(self, usage: Usage) -> Rates:
         """Return the rates that hold for a call of this size: itself, or those above a step of its input."""
@@ -97,12 +97,13 @@ class Rates:
             for start, rates in reversed(self.tiers):
                 if prompt > start:
                     return rates.total(counts)
-        whole, hits, written = self.whole, counts.get("cached_input_tokens", 0), counts.get("cache_write_tokens", 0)
-        fresh = prompt - hits - written
-        if whole is None or fresh < 0 or self.caveats or (hits and self.cached_caveat):
+        hits = counts.get("cached_input_tokens", 0)
+        whole = self.cached if hits else self.whole
+        if whole is None or hits > prompt or counts.get("cache_write_tokens"):
             return None
-        unit, each, hit, write, answer = whole
-        return multiply(unit, fresh * each + hits * hit + written * write + counts["output_tokens"] * answer)
+        unit, (each, answer, *hit) = whole
+        units = (prompt - hits) * each + counts["output_tokens"] * answer
+        return multiply(unit, units + hits * hit[0] if hits else units)
 
     def cost(
         self, usage: Usage, source: str, caveats: tuple[str, ...] = (), duration_s: float | None = None

@@ -142,7 +142,7 @@ def _slope(found: Found, left: Decimal, start: int, bound: Bound) -> Slope:
 def _step(start: int, slopes: list[Slope]) -> Step:
     """Return a step whose slopes are whole numbers, without those that are never the dearest."""
     dearest = _without_cheaper(slopes)
-    unit, numbers = in_whole_numbers([rate for slope in dearest for rate in slope])
+    unit, numbers = in_whole_numbers(*[rate for slope in dearest for rate in slope])
     return start, unit, tuple(zip(numbers[::2], numbers[1::2], strict=True))
 
 

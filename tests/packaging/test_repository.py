@@ -27,6 +27,7 @@ LONG = {
     "_budgets/desk.py": "one lock guards all that reserving and settling touch",
     "_call.py": "the state machine of a call, whole",
     "_plugins.py": "finding, loading, blocking and calling are one subject",
+    "_runtime.py": "what holds for a call, and the switch that all of it hangs on",
     "_settings.py": "every setting, with what it means",
     "_tracker.py": "one public class, most of it the docs of its arguments",
     "_instrument/gate.py": "a call's whole way, in both colours",
