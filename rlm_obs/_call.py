@@ -111,9 +111,8 @@ class Call:
     _found: Found | None = None  # tells the parts of a cost of which the total alone was needed
     _record: Record | None = None
     _span: Span | None = None  # while the call goes on
-    _place: tuple[int, int, int] | None = (
-        None  # the ids of its trace, of its span that was, and of the one above (0: none)
-    )
+    #: The ids of its trace, of its span that was, and of the one above (0: none).
+    _place: tuple[int, int, int] | None = None
     _first_chunk_s: float | None = None
     _waited_s = 0.0
     _number = 0
@@ -260,30 +259,30 @@ class Call:
         except Exception as failure:
             _guard.failed("call", failure)
         budget, self._content, answer.content = self._budget, None, None
+        hold = budget.hold
+        if hold is not None and hold.tokens is not None:
+            self._lowered_to = budget.output_limit
         if answer.goes_on:
             answer.open = budget
             budget.leave_open()
-        elif (hold := budget.hold) is not None:
-            if hold.tokens is not None:
-                self._lowered_to = budget.output_limit
-            if not hold.settled:
-                budget.close()
+        elif hold is not None and not hold.settled:
+            budget.close()
         self._budget = CLOSED  # the rest would be kept as long as the span
 
     def _price_and_settle(self, status: CallStatus, answer: Answer) -> None:
-        counts, self.model = answer.counts, answer.model or self.request.model
+        counts, priced, self.model = answer.counts, None, answer.model or self.request.model
         try:
             if counts is not None and status == "ok" and answer.cost is None and self._total is not None:
                 priced = self._total(self.request, counts, answer.model, answer.service_tier)
-                if priced is not None:  # as of most calls; the rest is told when somebody asks
-                    charge, self._found = priced
-                    self.exact, self.status = True, status
-                    tokens = counts["input_tokens"] + counts["output_tokens"]
-                    self._budget.settle(self, charge, tokens, self._operations)
-                    return
-            self._cost = self._priced(status)
+            if priced is None:
+                self._cost = self._priced(status)
         except Exception as failure:
             _guard.failed("price", failure)
+        if priced is not None and counts is not None:  # as of most calls; the rest is told when somebody asks
+            charge, self._found = priced
+            self.exact, self.status = True, status
+            self._budget.settle(self, charge, counts["input_tokens"] + counts["output_tokens"], self._operations)
+            return
         if status == "refused":
             self.start()  # a refused call is a span too, so that a trace shows why it stopped
         self.status, cost = status, self._cost

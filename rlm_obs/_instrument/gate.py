@@ -250,8 +250,10 @@ class Passing:
         call, asked = self.call, self.asked
         limit, tells = call.output_limit, self.holds.runtime.tells_provider
         if tells or limit is not None or asked.ask_usage or call.switched_from is not None:
-            headers = _guard.guarded("propagate", _traceparent, context) if tells and self.holds.tracer else None
-            wanted = Changes(limit, None if call.switched_from is None else call.request.model, headers)
+            headers = (
+                _guard.guarded("propagate", _traceparent, context) if tells and self.holds.tracer is not None else None
+            )
+            wanted = Changes(limit, None if call.switched_from is None else call.request.model, headers or None)
             if asked.ask_usage or wanted != Changes():
                 changed = _guard.guarded("gate", self.reader.change, self.options, asked, wanted)
                 if changed is not None:
