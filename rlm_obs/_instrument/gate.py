@@ -248,11 +248,9 @@ class Passing:
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the arguments to go on with; the user's own unless the call has to be changed."""
         call, asked = self.call, self.asked
-        limit, tells = call.output_limit, self.holds.runtime.tells_provider
+        limit, tells = call.output_limit, self.holds.runtime.tells_provider and self.holds.tracer is not None
         if tells or limit is not None or asked.ask_usage or call.switched_from is not None:
-            headers = (
-                _guard.guarded("propagate", _traceparent, context) if tells and self.holds.tracer is not None else None
-            )
+            headers = _guard.guarded("propagate", _traceparent, context) if tells else None
             wanted = Changes(limit, None if call.switched_from is None else call.request.model, headers or None)
             if asked.ask_usage or wanted != Changes():
                 changed = _guard.guarded("gate", self.reader.change, self.options, asked, wanted)
