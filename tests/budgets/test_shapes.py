@@ -288,7 +288,7 @@ def test_a_bound_that_fails_does_not_open_the_budget(
     def broken(*_: Any, **__: Any) -> Any:
         raise ValueError("no bound")
 
-    monkeypatch.setattr("rlm_obs._instrument.openai.bound_of", broken)
+    monkeypatch.setattr("rlm_obs._instrument.needs.bound_of", broken)
     with CostTracker(2 * EACH) as tracker:
         chat()
         chat()
