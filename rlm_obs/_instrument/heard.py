@@ -77,8 +77,13 @@ async def _heard_async(stream: Any, items: AsyncGenerator[Any]) -> AsyncIterator
             yield item
         return
     try:
+        many = 0
         async for item in items:
-            if watch.passes(item):
+            if many < 1:
+                watch.catch_up()
+                many = min(watch.room, BATCH) if watch.patient else 0
+            many -= 1
+            if watch.keeps(item) if many >= 0 else watch.passes(item):
                 yield item
     except BaseException as error:
         watch.all_heard(error)

@@ -45,8 +45,7 @@ class Watch:
         #: Whether its events may be heard a little later than they pass.
         self.patient = passing.asked.request.endpoint in self._reader.patient
         self._items: Any = None  # the SDK's stream, where it reads the response and tells what its events say
-        self._inside = False
-        self._left = False
+        self._inside = self._left = False
         self._left_at = 0
         self._loop: Any = None
         self._handled = id(sys.exception())  # what the user's code handled before; the id keeps nothing alive
@@ -300,11 +299,14 @@ class Watch:
 
     def unheard(self, items: Any) -> Iterator[Any]:
         """Pass on what the user gets of the events, which are to be heard by `catch_up`."""
-        return filter(self._shows, items) if self._hides_usage else itertools.filterfalse(self._unheard.append, items)
+        return filter(self.keeps, items) if self._hides_usage else itertools.filterfalse(self._unheard.append, items)
 
-    def _shows(self, item: Any) -> bool:
+    def keeps(self, item: Any) -> bool:
+        """Keep an event for `catch_up`, and tell whether the user gets it."""
         self._unheard.append(item)
-        return getattr(item, "choices", None) != [] or not _guard.guarded("stream", self._reader.only_usage, item)
+        if not self._hides_usage or getattr(item, "choices", None) != []:
+            return True
+        return not _guard.guarded("stream", self._reader.only_usage, item)
 
     @property
     def room(self) -> int:
@@ -327,8 +329,7 @@ class Watch:
     def _hears(self, item: Any) -> bool:
         """Read an event that is no mere text, is the first one, or may be one too many; True for one that only we asked for."""
         if self._texts is not None:
-            text = self._reader.written(item)
-            if text is not None:
+            if (text := self._reader.written(item)) is not None:
                 self._texts.append(text)
             if self._count > self._most:
                 self._outgrow(self._texts, len(self._texts))
