@@ -121,8 +121,9 @@ class Chain:
 
     def _look_around(self) -> None:
         """See whether the built-in plugin is the only one with a `price`; then its answers need not be asked for."""
-        self._known, callers = self._plugins.known, self._plugins.callers("price")
+        known, callers = self._plugins.known, self._plugins.callers("price")
         self._alone = [function for _, function, _ in callers] == [plugin.price_of_user, plugin.price]
+        self._known = known  # last: another thread takes it for a sign that the rest is true
 
     def _ask(self, request: Request, usage: Usage, duration_s: float | None = None) -> Cost | None:
         cost: Cost | None = self._plugins.first("price", request=request, usage=usage, duration_s=duration_s)

@@ -40,7 +40,10 @@ class Stated:
         """Return the same object for a minute of the clock; then what was found in the list is forgotten, and looked up again."""
         if not self._began <= time.time() < self._began + MINUTE_S:
             self.listed, self.answered = {}, {}
-            self._began, self._moment = time.time() // MINUTE_S * MINUTE_S, object()
+            self._moment = object()
+            self._began = (
+                time.time() // MINUTE_S * MINUTE_S
+            )  # last: another thread takes it for a sign that the rest is new
         return self._moment
 
     def host(self, base_url: str) -> Host:
