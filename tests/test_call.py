@@ -292,3 +292,16 @@ def test_the_last_word_of_an_answer_counts() -> None:
     assert (answer.counts, answer.usage) == (None, Usage(input_tokens=3, output_audio_tokens=4))
     answer.counts = {"input_tokens": 5, "output_tokens": 6}
     assert answer.usage == Usage(input_tokens=5, output_tokens=6)
+
+
+def test_a_record_made_later_says_that_the_output_was_lowered() -> None:
+    """The hold is let go of when the call ends; the limit that it has set stays in the record."""
+    with rlm_obs.instrument(exporters=[], settings=PRICED):
+        call = made(None, CostTracker("0.05", min_output_tokens=1))
+        assert call.admit() is None
+        call.start()
+        limit = call.output_limit
+        call.answer.counts = {"input_tokens": 100, "output_tokens": 30}
+        call.finish()
+    assert limit is not None and 0 < limit < 900
+    assert call.record is not None and call.record.attributes["rlm_obs.clamped_output_tokens"] == limit

@@ -702,3 +702,23 @@ def test_a_count_that_all_share_keeps_nobody_waiting() -> None:
     assert isinstance(elsewhere(lambda: desk.ask(need("0.5"), (program,), "freer", may_wait=True)), Hold)
     desk.settle(holder, Decimal("0.1"))
     assert waiting.wait(1).amount == Decimal("0.5")
+
+
+def test_the_way_of_most_calls_overtakes_nobody_and_ends_with_the_room() -> None:
+    """A call that is held at once never passes those in line, nor the limit; where it does not fit, nothing is held of it."""
+    desk, account = Desk(), Account("budget", ONE, simple=True)
+    counted = Account("counted", None, simple=True)
+    first = held(desk, account, "0.9")
+    waiting = other(desk, account, need("0.5"))
+    assert isinstance(waiting, Waiting)
+    assert desk.hold_at_once(Decimal("0.05"), (counted, account), "small") is None
+    desk.settle(first, Decimal("0.25"))
+    assert waiting.hold is not None and (account.spent, account.held) == (Decimal("0.25"), Decimal("0.5"))
+    fits = desk.hold_at_once(Decimal("0.25"), (counted, account), "fits")
+    assert fits is not None and (counted.held, account.held) == (Decimal("0.25"), Decimal("0.75"))
+    assert desk.hold_at_once(Decimal("0.000001"), (counted, account), "one too many") is None
+    assert (counted.held, account.held) == (Decimal("0.25"), Decimal("0.75"))
+    desk.settle(fits, Decimal("0.1"))
+    desk.settle(waiting.hold, Decimal("0.1"))
+    assert (counted.spent, account.spent) == (Decimal("0.1"), Decimal("0.45"))
+    assert counted.held == account.held == 0 and not counted.holds and not account.holds
