@@ -21,6 +21,9 @@ def whole_events(data: bytes) -> tuple[bytes, bytes]:
 
 def split_events(whole: bytes) -> list[bytes]:
     """Return the events of `whole`, each with its separator."""
+    if b"\r" not in whole:
+        *parts, rest = whole.split(b"\n\n")
+        return [part + b"\n\n" for part in parts] + ([rest] if rest else [])
     events, start = [], 0
     while start < len(whole):
         ends = [(at + len(s)) for s in SEPARATORS if (at := whole.find(s, start)) >= 0]

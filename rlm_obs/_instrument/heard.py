@@ -5,14 +5,10 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from itertools import islice
 from typing import Any, Generic
 
 from rlm_obs import _guard
 from rlm_obs._instrument.watch import Watch
-
-#: After so many chunks they are looked at, all at once: so few that what they lie in is still at hand.
-BATCH = 8
 
 
 @functools.lru_cache(maxsize=256)
@@ -56,12 +52,9 @@ def _heard(stream: Any, items: types.GeneratorType[Any, None, None]) -> Iterator
     try:
         if not watch.patient:
             yield from filter(watch.passes, items)
-        else:  # the way of each chunk passes no code of ours but the generator's own
-            passing = watch.unheard(items)
+        else:
             while items.gi_frame is not None:
-                many = min(watch.room, BATCH)
-                yield from islice(passing, many) if many > 0 else filter(watch.passes, islice(items, 1))
-                watch.catch_up()
+                yield from watch.part(items)
     except BaseException as error:
         watch.all_heard(error)
         raise
@@ -77,13 +70,9 @@ async def _heard_async(stream: Any, items: AsyncGenerator[Any]) -> AsyncIterator
             yield item
         return
     try:
-        many = 0
+        passes = watch.lets_pass if watch.patient else watch.passes
         async for item in items:
-            if many < 1:
-                watch.catch_up()
-                many = min(watch.room, BATCH) if watch.patient else 0
-            many -= 1
-            if watch.keeps(item) if many >= 0 else watch.passes(item):
+            if passes(item):
                 yield item
     except BaseException as error:
         watch.all_heard(error)

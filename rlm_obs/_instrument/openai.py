@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +60,10 @@ MOST_REQUESTS = 256
 TOOL_ITEMS = frozenset({"function_call", "custom_tool_call"})
 #: Events of which each brings the usage of one image.
 IMAGES = frozenset({"image_generation.completed", "image_edit.completed"})
+#: How an event says its usage, why a choice ends, and which tool it calls.
+USAGES = b'"usage":{', b'"usage": {'
+FINISHES = b'"finish_reason":"', b'"finish_reason": "'
+NAMES = b':{"name":', b': {"name": '
 LAST_EVENTS = frozenset({"response.completed", "response.failed", "response.incomplete"})
 
 
@@ -83,14 +87,11 @@ class OpenAIReader(Reader):
     """OpenAI's requests and answers, and those of every host that speaks like it."""
 
     signs: tuple[bytes, ...] = (
-        b'"usage":{',
-        b'"usage": {',
+        *USAGES,
         b"[DONE]",
-        b'"finish_reason":"',
-        b'"finish_reason": "',
+        *FINISHES,
         b'"error"',
-        b':{"name":',
-        b': {"name": ',
+        *NAMES,
         b'"response.c',
         b'"response.failed',
         b'"response.incomplete',
@@ -312,30 +313,24 @@ class OpenAIReader(Reader):
                 found = (found or "") + (text if isinstance(text, str) else "")
         return found
 
-    def mere_texts(self, events: Sequence[Any], texts: list[str] | None) -> int:
-        count = 0
-        try:
-            for event in events:
-                said = event.__dict__  # a model of the SDK's takes its time to find an attribute
-                (choice,) = said["choices"]
-                part = choice.__dict__
-                if part["finish_reason"] is not None or said.get("usage") is not None:
-                    return count
-                delta = part["delta"]
-                brings = delta.__dict__
-                text = brings["content"]
-                if brings.get("tool_calls") or (not text and not getattr(delta, "reasoning_content", None)):
-                    return count
-                if texts is not None:
-                    texts.append(text or "")
-                count += 1
-        except (AttributeError, KeyError, TypeError, ValueError):
-            kind = getattr(event, "type", None)
-            if isinstance(kind, str) and kind.endswith(".delta") and (text := self.written(event)) is not None:
-                if texts is not None:
-                    texts.append(text)
-                count += 1
-        return count
+    def mere_text(self, event: Any) -> str | None:
+        kind = getattr(event, "type", None)
+        return self.written(event) if isinstance(kind, str) and kind.endswith(".delta") else None
+
+    def quiet(self, data: bytes) -> int:
+        for reason in FINISHES:
+            at = data.rfind(reason)
+            if at >= 0:
+                break
+        else:
+            return 0
+        if data.find(reason, 0, at) >= 0:
+            return 0  # several choices
+        if not any(data.find(usage, at) >= 0 for usage in USAGES) and any(usage in data for usage in USAGES):
+            return 0
+        if data.find(b"_call", 0, at) >= 0 and any(name in data for name in NAMES):
+            return 0
+        return data.rfind(b"\ndata:", 0, at) + 1
 
     def only_usage(self, event: Any) -> bool:
         said = fields_of(event)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -75,9 +75,14 @@ class Reader(Protocol):
         """Return the text that a stream event brings, "" for output that is no text; None for an event without output."""
         return None
 
-    def mere_texts(self, events: Sequence[Any], texts: list[str] | None) -> int:
-        """Return how many events (objects of the SDK), from the first on, bring a text, or output that is none, and say nothing
-        else; if in doubt, no more. Appends their texts, "" for other output, where `texts` is given."""
+    def mere_text(self, event: Any) -> str | None:
+        """Return the text of an event (an object of the SDK) that brings a text, "" for other output, and says nothing else;
+        None if in doubt."""
+        return None
+
+    def quiet(self, data: bytes) -> int:
+        """Return how many bytes of a whole stream need not be read, but for its first event: they bring texts, and say
+        nothing else. What follows begins with an event; 0 if in doubt. Asked at endpoints that are `patient`."""
         return 0
 
     def only_usage(self, event: Any) -> bool:

@@ -67,10 +67,10 @@ BROKEN = {
     "stream": [
         (OpenAIReader, "event"),
         (OpenAIReader, "only_usage"),
-        (OpenAIReader, "mere_texts"),
+        (OpenAIReader, "mere_text"),
         (Watch, "listen"),
-        (Watch, "_hear"),
-        (Watch, "_read_events"),
+        (Watch, "_hears"),
+        (Watch, "_said"),
     ],
     "call": [(Call, "_price_and_settle"), (Call, "_settle"), (Call, "_end_span")],
     "price": [(Call, "_priced"), (Chain, "total"), (Slopes, "most")],
