@@ -42,6 +42,6 @@ def data_of(event: bytes) -> bytes:
 def parsed(data: bytes) -> Any:
     """Return the JSON that data is, or None."""
     try:
-        return json.loads(data)
+        return json.loads(data.decode() if data[:1] == b"{" else data)  # telling how it is written takes time
     except ValueError:
         return None  # the SDK will say so to the user

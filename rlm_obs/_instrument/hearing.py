@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SLACK = 16  # events that bring no output: of the role, the end, the usage
 MANY = 64  # events may pass unread before what is kept of them is looked after
+NONE_LEFT = repeat(True, 0)
 
 
 class Hearing:
@@ -27,17 +28,17 @@ class Hearing:
     _size = _envelope = 0  # bytes so far, and of the first event
     _first = True  # no event has been read yet
     _count = 0  # events so far, but for those of the last part: see `_passed`
-    _many, _unpassed = 0, repeat(True, 0)  # events that the last part lets pass, and what is left of these
+    _many, _unpassed = 0, NONE_LEFT  # events that the last part lets pass, and what is left of these
     _read = 0  # events of those kept that were read
 
     def __init__(self, passing: Passing) -> None:
-        self._call, self._reader = passing.call, passing.reader
-        self._hides_usage = passing.asked.ask_usage
-        self._keeps_all = passing.call.answer.captures
+        call, asked, self._reader = passing.call, passing.asked, passing.reader
+        self._call, self._asked = call, asked
+        self._hides_usage, self._keeps_all = asked.ask_usage, call.answer.captures
         #: Whether its events may be read later than they pass.
-        self.patient = passing.asked.request.endpoint in passing.reader.patient
-        self._room = passing.call.output_room  # tokens that the stream may write; None: as many as it likes
-        self._most = sys.maxsize if self._room is None else self._room + SLACK  # from more on, its output is counted
+        self.patient = asked.request.endpoint in passing.reader.patient
+        self._room = room = call.output_room  # tokens that the stream may write; None: as many as it likes
+        self._most = sys.maxsize if room is None else room + SLACK  # from more on, its output is counted
         self._kept = Kept()  # what is still to be read, for the texts that it brings if for nothing else
         self._texts: list[str] = []  # what was brought, where it has a room, as far as it was read
 
@@ -101,11 +102,13 @@ class Hearing:
 
     def part(self, items: Iterator[Any]) -> Iterator[Any]:
         """Return an iterator over some of the items, which passes on what the user gets; no code of ours runs for each."""
-        self._count_part()
-        many = min(self._most - self._count, MANY)
+        self._count = count = self._passed
+        many = min(self._most - count, MANY)
         if many < 1:  # the next one may be one too many
+            self._many, self._unpassed = 0, NONE_LEFT
             return filter(self.lets_pass, islice(items, 1))
-        _guard.guarded("stream", self._look_after)
+        if count:
+            _guard.guarded("stream", self._look_after)
         self._many, self._unpassed = many, repeat(True, many)
         passing = compress(islice(items, many), self._unpassed)
         return filter(self._shows, passing) if self._hides_usage else passing
@@ -120,7 +123,7 @@ class Hearing:
         return not self._hides_usage or self._shows(item)
 
     def _count_part(self) -> None:
-        self._count, self._many, self._unpassed = self._passed, 0, repeat(True, 0)
+        self._count, self._many, self._unpassed = self._passed, 0, NONE_LEFT
 
     def _shows(self, item: Any) -> bool:
         """Tell whether the user gets an event: all but the one that only we asked for."""
@@ -148,12 +151,10 @@ class Hearing:
     def _read_rest(self) -> None:
         """Read what the events say that were kept: the stream is over, and what they bring counts no more."""
         data = self._kept.take()
-        start = 0 if self._read else self._reader.quiet(data)
-        if start:
-            data = data[: data.find(b"\n", data.find(b"data:")) + 1] + b"\n" + data[start:]
-        for event in split_events(data):
-            if (said := self._said(event)) is not None:
-                self._reader.event(said, self._call.answer)
+        if self._read or not self._reader.at_once(data, self._asked, self._call.answer):
+            for event in split_events(data):
+                if (said := self._said(event)) is not None:
+                    self._reader.event(said, self._call.answer)
 
     # -- objects of the SDK, heard as they pass ----------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 import weakref
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from rlm_obs._hookspecs import hookimpl
 from rlm_obs._instrument import content
 from rlm_obs._instrument.bounds import has_bound
 from rlm_obs._instrument.endpoints import ENDPOINTS, USUAL, Asks, asked
+from rlm_obs._instrument.events import data_of, parsed, split_events
 from rlm_obs._instrument.joined import Joined
 from rlm_obs._instrument.later import Later, Price
 from rlm_obs._instrument.needs import Bounded, Unbounded
@@ -64,6 +66,8 @@ IMAGES = frozenset({"image_generation.completed", "image_edit.completed"})
 USAGES = b'"usage":{', b'"usage": {'
 FINISHES = b'"finish_reason":"', b'"finish_reason": "'
 NAMES = b':{"name":', b': {"name": '
+CALLS = b"tool_calls", b"function_call"
+DONE = b"[DONE]", b" [DONE]"
 LAST_EVENTS = frozenset({"response.completed", "response.failed", "response.incomplete"})
 
 
@@ -156,6 +160,7 @@ class OpenAIReader(Reader):
         if holds.runtime.captures:
             found.content = functools.partial(content.of_request, body)
         if stream:
+            found.tools = "tools" in body or "functions" in body
             found.ask_usage = endpoint.asks_usage and _wants_usage(body, known)
         elif callable(sent.get("post_parser")):
             found.parses = True
@@ -261,20 +266,23 @@ class OpenAIReader(Reader):
             self._later.streamed(fields_of(whole), into)
         elif said.get("object") != "thread.run.step":  # whose usage is part of its run's
             before = into.usage if kind in IMAGES else None
-            self._facts(said, into)
+            self._chunk(said, into)
             if before is not None and into.usage is not None:
                 into.usage = before.plus(into.usage)
             if said.get("object") == "thread.run":
                 self._later.streamed(said, into)
-            choices = said.get("choices")
-            if isinstance(choices, list):
-                into.finish_reasons += _reasons(choices)
-                into.tool_calls = _tools_begun(choices, into.tool_calls)
         if kind == "error" or said.get("error"):
             into.error = "APIError"
         if kind == "response.failed":
             into.error = "ResponseFailed"
         return kind in LAST_EVENTS
+
+    def _chunk(self, said: Mapping[str, Any], into: Answer) -> None:
+        self._facts(said, into)
+        choices = said.get("choices")
+        if choices and isinstance(choices, list):
+            into.finish_reasons += _reasons(choices)
+            into.tool_calls = _tools_begun(choices, into.tool_calls)
 
     @staticmethod
     def _facts(said: Mapping[str, Any], into: Answer) -> None:
@@ -288,6 +296,8 @@ class OpenAIReader(Reader):
         if (value := get("system_fingerprint")).__class__ is str and value:
             into.fingerprint = value
         usage, counts = get("usage"), None
+        if usage is None and "choices" in said:
+            return  # which has nothing else that is billed
         if usage is not None and "output" not in said and "tool_usage" not in said and "svg_usage" not in said:
             counts = text_counts(usage, into.provider)
         if counts is not None:
@@ -317,20 +327,36 @@ class OpenAIReader(Reader):
         kind = getattr(event, "type", None)
         return self.written(event) if isinstance(kind, str) and kind.endswith(".delta") else None
 
-    def quiet(self, data: bytes) -> int:
-        for reason in FINISHES:
-            at = data.rfind(reason)
-            if at >= 0:
-                break
+    def at_once(self, data: bytes, asked: Asked, into: Answer) -> bool:
+        end = data.rfind(b"\ndata:")
+        if data.startswith(DONE, end + 6):
+            end = data.rfind(b"\ndata:", 0, before := end)
+            last = data[end + 6 : before]
         else:
-            return 0
-        if data.find(reason, 0, at) >= 0:
-            return 0  # several choices
-        if not any(data.find(usage, at) >= 0 for usage in USAGES) and any(usage in data for usage in USAGES):
-            return 0
-        if data.find(b"_call", 0, at) >= 0 and any(name in data for name in NAMES):
-            return 0
-        return data.rfind(b"\ndata:", 0, at) + 1
+            last = data[end + 6 :]
+        reason = FINISHES[0]
+        at = data.rfind(reason)
+        if at < 0:
+            reason = FINISHES[1]
+            at = data.rfind(reason)
+        if at < 0 or end < 0 or data.startswith(CALLS, at + len(reason)) or data.find(reason, 0, at) >= 0:
+            return False  # no end, calls of tools, several choices
+        if asked.tools and (NAMES[0] in data or NAMES[1] in data):
+            return False
+        try:
+            said = json.loads(last.decode())
+        except ValueError:
+            return False
+        if said.__class__ is not dict or not said.get("usage") or not said.get("model") or "error" in said:
+            return False
+        self._facts(said, into)
+        into.late = functools.partial(self._late, data[data.rfind(b"\ndata:", 0, at) :])
+        return True
+
+    def _late(self, data: bytes, into: Answer) -> None:
+        """Take from the last events of a stream why its choice ended."""
+        said = [fields_of(parsed(data_of(event))) for event in split_events(data)]
+        into.finish_reasons = tuple([reason for one in said for reason in _reasons(_listed(one.get("choices")))])
 
     def only_usage(self, event: Any) -> bool:
         said = fields_of(event)

@@ -26,6 +26,8 @@ class Asked:
     needs: Needing
     content: Callable[[], Mapping[str, Any]] | None = None
     ask_usage: bool = False
+    #: The answer may call tools.
+    tools: bool = True
     lines: bool = False
     #: The SDK makes the answer what the user asked for by a parser of its own, which may fail: see `Reader.overhear`.
     parses: bool = False
@@ -80,10 +82,10 @@ class Reader(Protocol):
         None if in doubt."""
         return None
 
-    def quiet(self, data: bytes) -> int:
-        """Return how many bytes of a whole stream need not be read, but for its first event: they bring texts, and say
-        nothing else. What follows begins with an event; 0 if in doubt. Asked at endpoints that are `patient`."""
-        return 0
+    def at_once(self, data: bytes, asked: Asked, into: Answer) -> bool:
+        """Take from the bytes of a whole stream what its events say, where that is quick to tell; False where it is not, and
+        nothing was taken: each event is read then. Asked at endpoints that are `patient`."""
+        return False
 
     def only_usage(self, event: Any) -> bool:
         """Tell whether an event carries the usage and nothing for the user."""

@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import sys
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from rlm_obs import _guard, _lost
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from rlm_obs._instrument.gate import Passing
 
 MOST_JSON_BYTES = 32_000_000  # a plain answer that is read as a stream is kept up to here, to read its usage at the end
+#: What stands in a response's place while it is watched, where nobody awaits and where somebody does.
+SHADOWS = ("_rlm_obs_watch", "iter_bytes", "close"), ("_rlm_obs_watch", "aiter_bytes", "aclose")
 
 
 class Watch(Hearing):
@@ -30,24 +32,30 @@ class Watch(Hearing):
     A weak reference would be empty by the time that the finaliser of a collected stream closes its response.
     """
 
+    _started = False  # the first event has come
     _inside = _left = False
     _left_at = 0
     _loop: Any = None
     _tail = b""
+    _lines: Callable[[Any, int], None] | None = None
+    _events, _json = True, False
+    _body: list[bytes] | None = None
+    _body_size = 0
 
     def __init__(self, response: Any, passing: Passing) -> None:
         super().__init__(passing)
         self._awaits = passing.awaits
         self._response = response
         self._type = type(response)
-        kind = response.headers.get("content-type", "")
-        self._lines = passing.line if passing.asked.lines else None
-        self._events = self._lines is None and (passing.stream or "event-stream" in kind)
-        self._json = self._lines is None and not self._events and "json" in kind
         self._begun = passing.asked.begun
         self._handled = id(sys.exception())  # what the user's code handled before; the id keeps nothing alive
-        self._body: list[bytes] | None = []
-        self._body_size = 0
+        if passing.asked.lines:
+            self._lines, self._events = passing.line, False
+        elif not passing.stream:
+            kind = response.headers.get("content-type", "")
+            self._events = "event-stream" in kind
+            self._json = not self._events and "json" in kind
+            self._body = []
 
     @classmethod
     def over(cls, response: Any, passing: Passing) -> None:
@@ -70,16 +78,16 @@ class Watch(Hearing):
         source = self._type.iter_bytes(self._response, chunk_size)
         if self._items is None:
             return self._seen(source)
-        # What is heard need not be seen, but for the first event.
-        seen = itertools.chain(self._measured(source), source)
-        return itertools.filterfalse(self._kept.add, seen) if self.patient else seen
+        # What is heard need not be seen, but for the beginning.
+        rest = itertools.filterfalse(self._kept.add, source) if self.patient else source
+        return itertools.chain(self._beginning(source), rest)
 
-    def _measured(self, source: Iterator[bytes]) -> Iterator[bytes]:
-        while not self._envelope:
+    def _beginning(self, source: Iterator[bytes]) -> Iterator[bytes]:
+        while not self._started:
             data = next(source, None)
             if data is None:
                 return
-            self._measure(data)
+            self._begin(data)
             yield data
 
     def _seen(self, source: Iterator[bytes]) -> Iterator[bytes]:
@@ -152,9 +160,9 @@ class Watch(Hearing):
         """Look at what has arrived and return what the user gets: all, but a usage event that only we asked for."""
         self._left = False
         if self._items is not None:
-            if not self._envelope:
-                self._measure(data)
-            if self.patient:
+            if not self._started:
+                self._begin(data)
+            elif self.patient:
                 self._kept.add(data)
             return data
         if self._lines is not None:
@@ -172,13 +180,20 @@ class Watch(Hearing):
         _guard.guarded("stream", self._look, whole)
         return data
 
-    def _measure(self, data: bytes) -> None:
-        """Take the first event's length."""
+    def _begin(self, data: bytes) -> None:
+        """Note when the first event comes, and how long it is, if that is not read later."""
         self._left = False
-        self._size += len(data)
-        whole, self._tail = whole_events(self._tail + data)
-        self._envelope = next((len(event) for event in split_events(whole) if b"data:" in event), 0)
-        if self._envelope:
+        if self.patient:
+            self._kept.add(data)
+            self._tail = self._tail[-4:] + data
+            self._started = b"data:" in self._tail
+        else:
+            self._size += len(data)
+            whole, self._tail = whole_events(self._tail + data)
+            self._envelope = next((len(event) for event in split_events(whole) if b"data:" in event), 0)
+            self._started = self._envelope > 0
+        if self._started:
+            self._tail = b""
             self._call.first_chunk()
 
     def _read_lines(self, lines: list[bytes]) -> None:
@@ -256,14 +271,20 @@ class Watch(Hearing):
 
     def _is_heard(self) -> bool:
         """Tell whether the SDK's stream is closing what it has read itself: `all_heard` is told how that ended."""
-        items, kind = self._items, "ag" if self._awaits else "gi"
-        return items is not None and (getattr(items, f"{kind}_running") or getattr(items, f"{kind}_frame") is None)
+        items = self._items
+        if items is None:
+            return False
+        if self._awaits:
+            return items.ag_running or items.ag_frame is None
+        return items.gi_running or items.gi_frame is None
 
     def _drop(self) -> None:
         """Have the call ended by another thread: this may run in a finaliser, so anywhere, inside any lock."""
         if not self._call.ended:
-            self._tell()
-            _lost.lost.gone(self._abort)
+            _lost.lost.gone(self._dropped)
+
+    def _dropped(self) -> None:
+        self._end(None)
 
     def _end(self, error: BaseException | None, *, complete: bool = False) -> None:
         if self._call.ended:
@@ -284,28 +305,35 @@ class Watch(Hearing):
 
     def _tell(self) -> None:
         """Say how many tokens have come: one an event, or more where events carry more than the first one did."""
-        if self._events:
-            if self._items is not None:
-                if self.patient:
-                    _guard.guarded("stream", self._read_rest)
-                self._size = getattr(self._response, "num_bytes_downloaded", self._size)
-            count = self._passed
-            extra = max(0, self._size - count * self._envelope) // 4
-            self._call.answer.streamed_tokens = max(count - 1, extra, 0)
-            self._call.answer.chunks = count
+        if not self._events:
+            return
+        answer, count = self._call.answer, self._passed
+        answer.chunks = count
+        if self._items is not None:
+            if self.patient:
+                _guard.guarded("stream", self._read_rest)
+            self._size = getattr(self._response, "num_bytes_downloaded", self._size)
+        extra = (self._size - count * self._envelope) // 4 if self._envelope else 0
+        answer.streamed_tokens = max(count - 1, extra, 0)
 
     def _unshadow(self) -> None:
-        for name in ("iter_bytes", "aiter_bytes", "close", "aclose", "_rlm_obs_watch"):
-            self._response.__dict__.pop(name, None)
+        shadows = self._response.__dict__
+        for name in SHADOWS[self._awaits]:
+            shadows.pop(name, None)
 
     # -- left by `break` ---------------------------------------------------------------------------------------------
 
     def take_up(self, loop: Any) -> None:
         """A loop of the user's reads the stream, maybe again, by this generator: which dies when it is left."""
         self._left = False
-        leave = weakref.WeakMethod(self._leave)
+        this = weakref.ref(self)
+
+        def gone(_: object) -> None:
+            if (watch := this()) is not None:
+                watch._leave()
+
         with contextlib.suppress(TypeError):  # an iterator of somebody's own, whose end nobody can watch
-            self._loop = weakref.ref(loop, lambda _: (left := leave()) is not None and left())
+            self._loop = weakref.ref(loop, gone)
 
     def _leave(self) -> None:
         """The user's loop has left the stream, maybe for good. Runs in a finaliser."""

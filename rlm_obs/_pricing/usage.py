@@ -30,6 +30,7 @@ OUTPUT_PARTS = {
     "accepted_prediction_tokens": "accepted_prediction_tokens",
     "rejected_prediction_tokens": "rejected_prediction_tokens",
 }
+WHOLE = {int}
 MEDIA = ("audio_tokens", "image_tokens")
 DETAILS = (("prompt_tokens_details", INPUT_PARTS), ("completion_tokens_details", OUTPUT_PARTS))
 #: What the usage of a chat has, and no other that is read here.
@@ -118,7 +119,14 @@ def text_counts(raw: object, provider: str = "openai") -> dict[str, int] | None:
     for details, names in DETAILS:
         parts = said.get(details)
         if parts is not None:
-            for name, number in fields_of(parts).items():
+            parts = fields_of(parts)
+            if set(map(type, parts.values())) == WHOLE:  # as all of them are, of most answers
+                if min(parts.values()) < 0 or max(parts.values()) > ABSURD or any(map(parts.get, MEDIA)):
+                    return None
+                counts.update(zip(map(names.get, parts), parts.values(), strict=True))
+                counts.pop(None, None)
+                continue
+            for name, number in parts.items():
                 if number.__class__ is int and 0 <= number <= ABSURD:
                     if name in names:
                         counts[names[name]] = number
