@@ -19,6 +19,12 @@ def whole_events(data: bytes) -> tuple[bytes, bytes]:
     return data[:end], data[end:]
 
 
+def count_events(data: bytes, before: bytes = b"\n") -> int:
+    """Return how many events bring data in `data`, where `before` are the last bytes before it."""
+    data = before[-5:] + data
+    return data.count(b"\ndata:") + (data.count(b"\rdata:") if b"\r" in data else 0)
+
+
 def split_events(whole: bytes) -> list[bytes]:
     """Return the events of `whole`, each with its separator."""
     if b"\r" not in whole:

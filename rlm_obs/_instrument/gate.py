@@ -215,6 +215,8 @@ class Passing:
 
     #: What `_process_response` was given, where it is patched.
     response: Any = None
+    #: Nothing of a stream's events needs to be seen before the user gets them.
+    quiet = False
 
     def __init__(
         self,
@@ -263,7 +265,9 @@ class Passing:
                 self.gate.see_heads()  # if its parser fails, nothing else tells what was answered
                 args, kwargs = _with_options(args, kwargs, heard)
         elif self.stream and kwargs.get("stream_cls") is not None:
-            watched = _guard.guarded("gate", leaving, kwargs["stream_cls"])
+            patient = asked.request.endpoint in self.reader.patient
+            self.quiet = patient and not asked.ask_usage and not call.answer.captures
+            watched = _guard.guarded("gate", leaving, kwargs["stream_cls"], self.quiet)
             if watched is not None:
                 kwargs = {**kwargs, "stream_cls": watched}
         return args, kwargs

@@ -8,13 +8,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Any, Generic
 
 from rlm_obs import _guard
-from rlm_obs._instrument.watch import Watch
+from rlm_obs._instrument.watch import ITEMS, Watch
 
 
 @functools.lru_cache(maxsize=256)
-def leaving(cls: Any) -> Any:
+def leaving(cls: Any, quiet: bool = False) -> Any:
     """Return a subclass of a stream class (or of its alias `Stream[X]`) that tells its watch what its events say,
-    and when a loop has left it.
+    and when a loop has left it. A quiet one only tells what reads its response: its events are read from the bytes.
 
     A generic class of the user's own is returned as it is: the SDK looks for its `Stream[X]` one step up only.
     """
@@ -34,6 +34,9 @@ def leaving(cls: Any) -> Any:
 
     def __stream__(self: Any) -> Any:  # noqa: N807
         items = origin.__stream__(self)
+        if quiet:
+            _guard.guarded("stream", _reads, self.response.__dict__, items)
+            return items
         return _heard_async(self, items) if hasattr(items, "__anext__") else _heard(self, items)
 
     body: dict[str, Any] = {"__iter__": __iter__} if hasattr(origin, "__iter__") else {"__aiter__": __aiter__}
@@ -50,11 +53,7 @@ def _heard(stream: Any, items: types.GeneratorType[Any, None, None]) -> Iterator
         yield from items
         return
     try:
-        if not watch.patient:
-            yield from filter(watch.passes, items)
-        else:
-            while items.gi_frame is not None:
-                yield from watch.part(items)
+        yield from filter(watch.shows if watch.keeps else watch.passes, items)
     except BaseException as error:
         watch.all_heard(error)
         raise
@@ -70,7 +69,7 @@ async def _heard_async(stream: Any, items: AsyncGenerator[Any]) -> AsyncIterator
             yield item
         return
     try:
-        passes = watch.lets_pass if watch.patient else watch.passes
+        passes = watch.shows if watch.keeps else watch.passes
         async for item in items:
             if passes(item):
                 yield item
@@ -80,6 +79,15 @@ async def _heard_async(stream: Any, items: AsyncGenerator[Any]) -> AsyncIterator
     finally:
         await items.aclose()  # or it would be left to the event loop, which closes it later
     watch.all_heard()
+
+
+def _reads(shadows: dict[str, Any], items: Any) -> None:
+    """Tell the watch on a response what reads it, now or when there is one."""
+    watch: Watch | None = shadows.get("_rlm_obs_watch")
+    if watch is None:
+        shadows[ITEMS] = items
+    else:
+        watch.listen(items)
 
 
 def _take_up(stream: Any, loop: Any) -> None:

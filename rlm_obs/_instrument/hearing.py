@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from itertools import compress, islice, repeat
-from operator import length_hint
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from rlm_obs import _guard
-from rlm_obs._instrument.events import data_of, parsed, split_events
+from rlm_obs._instrument.events import count_events, data_of, parsed, split_events, whole_events
 from rlm_obs._instrument.kept import Kept
 from rlm_obs.errors import BudgetExceeded
 
@@ -17,26 +15,28 @@ if TYPE_CHECKING:
     from rlm_obs._instrument.gate import Passing
 
 SLACK = 16  # events that bring no output: of the role, the end, the usage
-MANY = 64  # events may pass unread before what is kept of them is looked after
-NONE_LEFT = repeat(True, 0)
+MANY = 64  # pieces may pass before what is kept of them is looked after
 
 
 class Hearing:
     """The events of one stream; its subclass ends the call, and has what was kept read before."""
 
-    _items: Any = None  # the SDK's stream, where it reads the response and its objects pass
+    #: The SDK's stream, where it reads the response: its objects pass, not only bytes.
+    _items: Any = None
     _size = _envelope = 0  # bytes so far, and of the first event
+    _started = False  # the first event has come
     _first = True  # no event has been read yet
-    _count = 0  # events so far, but for those of the last part: see `_passed`
-    _many, _unpassed = 0, NONE_LEFT  # events that the last part lets pass, and what is left of these
-    _read = 0  # events of those kept that were read
+    _count = 0  # events so far
+    _before = b"\n"  # the last bytes that were counted
+    _read = False  # what was kept was read once already
+    _soon = 1  # pieces that may pass before what is kept is looked after, where they pass one by one
 
     def __init__(self, passing: Passing) -> None:
         call, asked, self._reader = passing.call, passing.asked, passing.reader
         self._call, self._asked = call, asked
-        self._hides_usage, self._keeps_all = asked.ask_usage, call.answer.captures
-        #: Whether its events may be read later than they pass.
-        self.patient = asked.request.endpoint in passing.reader.patient
+        self._hides_usage, self._reads_all = asked.ask_usage, call.answer.captures
+        #: Whether its bytes are kept and its events read later.
+        self.keeps = not self._reads_all and asked.request.endpoint in passing.reader.patient
         self._room = room = call.output_room  # tokens that the stream may write; None: as many as it likes
         self._most = sys.maxsize if room is None else room + SLACK  # from more on, its output is counted
         self._kept = Kept()  # what is still to be read, for the texts that it brings if for nothing else
@@ -45,16 +45,11 @@ class Hearing:
     def _end(self, error: BaseException | None, *, complete: bool = False) -> None:
         raise NotImplementedError
 
-    @property
-    def _passed(self) -> int:
-        """How many events have passed."""
-        return self._count + self._many - length_hint(self._unpassed)
-
     # -- bytes, read as they pass ------------------------------------------------------------------------------------
 
     def _look(self, whole: bytes) -> bytes:
         """Read whole events, and return what the user gets of them."""
-        events = whole.count(b"data:")
+        events = count_events(whole)
         if not events:
             return whole  # nothing yet, or a comment that keeps the line alive
         self._size += len(whole)
@@ -63,11 +58,13 @@ class Hearing:
             self._kept.add(whole)
             if self._count > self._most:
                 self._outgrow()
-            elif not self._kept.pack():
-                self._read_kept()
+            elif len(self._kept) >= MANY:
+                self._kept.join()
+                if not self._kept.pack():
+                    self._read_kept()
         if self._first:
             self._call.first_chunk()
-        elif not self._keeps_all:
+        elif not self._reads_all:
             for sign in self._reader.signs:
                 if sign in whole:
                     break
@@ -77,9 +74,11 @@ class Hearing:
         for event in split_events(whole):
             shown.append(event)
             said = self._said(event)
+            if said is None:
+                continue
             if self._hides_usage and self._reader.only_usage(said):
                 shown.pop()
-            if said is not None and self._reader.event(said, self._call.answer):
+            if self._reader.event(said, self._call.answer):
                 self._end(None, complete=True)
         return b"".join(shown)
 
@@ -88,8 +87,8 @@ class Hearing:
         if self._first:
             if b"data:" not in event:
                 return None
-            self._first, self._envelope = False, self._envelope or len(event)
-        elif not self._keeps_all and not any(sign in event for sign in self._reader.signs):
+            self._first, self._envelope = False, len(event)
+        elif not self._reads_all and not any(sign in event for sign in self._reader.signs):
             return None
         data = data_of(event)
         if data.startswith(b"[DONE]"):
@@ -98,51 +97,53 @@ class Hearing:
             return None
         return parsed(data)
 
-    # -- objects of the SDK, whose bytes are kept and read later -----------------------------------------------------
+    # -- bytes that are kept and read later --------------------------------------------------------------------------
 
-    def part(self, items: Iterator[Any]) -> Iterator[Any]:
-        """Return an iterator over some of the items, which passes on what the user gets; no code of ours runs for each."""
-        self._count = count = self._passed
-        many = min(self._most - count, MANY)
-        if many < 1:  # the next one may be one too many
-            self._many, self._unpassed = 0, NONE_LEFT
-            return filter(self.lets_pass, islice(items, 1))
-        if count:
-            _guard.guarded("stream", self._look_after)
-        self._many, self._unpassed = many, repeat(True, many)
-        passing = compress(islice(items, many), self._unpassed)
-        return filter(self._shows, passing) if self._hides_usage else passing
+    def _passing(self, source: Iterator[bytes]) -> Iterator[Iterable[bytes]]:
+        """Return what comes, in parts, of which no code of ours sees a piece, once the first event has come."""
+        while not self._started:
+            data = next(source, None)
+            if data is None:
+                return
+            self._keep(data)
+            yield (data,)
+        more = True
+        while more:
+            many = _guard.guarded("stream", self._look_after) or 1
+            yield self._kept.passing(source, many)
+            more = len(self._kept) == many
 
-    def lets_pass(self, item: Any) -> bool:
-        """Count an event whose bytes are kept, and tell whether the user gets it. Raises BudgetExceeded."""
-        self._count += 1
+    def _keep(self, data: bytes) -> None:
+        """Keep a piece, one of those that are passed one by one."""
+        self._kept.add(data)
+        if not self._started and count_events(data, self._before):
+            self._started = True
+            self._call.first_chunk()
+        if len(self._kept) >= self._soon or not self._started:
+            self._soon = _guard.guarded("stream", self._look_after) or 1
+
+    def _look_after(self) -> int:
+        """Count the events that have come, and return how many pieces may pass before the next time."""
+        pieces = len(self._kept)
+        events = self._count_kept()
         if self._count > self._most:
-            _guard.guarded("stream", self._outgrow)
-        elif not self._count % MANY:
-            _guard.guarded("stream", self._look_after)
-        return not self._hides_usage or self._shows(item)
-
-    def _count_part(self) -> None:
-        self._count, self._many, self._unpassed = self._passed, 0, NONE_LEFT
-
-    def _shows(self, item: Any) -> bool:
-        """Tell whether the user gets an event: all but the one that only we asked for."""
-        return getattr(item, "choices", None) != [] or not _guard.guarded("stream", self._reader.only_usage, item)
-
-    def _look_after(self) -> None:
-        if not self._kept.pack():
+            self._outgrow()
+        elif not self._kept.pack():
             self._read_kept()
+        return min(MANY, max(1, (self._most - self._count) * pieces // (2 * events or 1)))
+
+    def _count_kept(self) -> int:
+        data = self._kept.join()
+        events = count_events(data, self._before)
+        self._before, self._count = (self._before + data)[-5:], self._count + events
+        return events
 
     def _read_kept(self) -> None:
-        """Read what was kept of the events that have passed: what they bring, and what they say if it was not heard yet."""
-        events = split_events(self._kept.take())
-        for at, event in enumerate(events):
-            if self._read == self._count:
-                self._kept.put_back(b"".join(events[at:]))
-                break
-            if b"data:" not in event:
-                continue
-            self._read += 1
+        """Read what was kept: what it says if that was not heard, what it brings if there is a room for it."""
+        whole, rest = whole_events(self._kept.take())
+        self._kept.put_back(rest)
+        self._read = True
+        for event in split_events(whole):
             if self._items is not None and (said := self._said(event)) is not None:
                 self._reader.event(said, self._call.answer)
             if self._room is not None and (text := self._reader.written(parsed(data_of(event)))) is not None:
@@ -150,11 +151,18 @@ class Hearing:
 
     def _read_rest(self) -> None:
         """Read what the events say that were kept: the stream is over, and what they bring counts no more."""
+        self._count_kept()
         data = self._kept.take()
         if self._read or not self._reader.at_once(data, self._asked, self._call.answer):
             for event in split_events(data):
                 if (said := self._said(event)) is not None:
                     self._reader.event(said, self._call.answer)
+
+    def shows(self, item: Any) -> bool:
+        """Tell whether the user gets an event whose bytes are kept: all but the one that only we asked for."""
+        if not self._hides_usage or getattr(item, "choices", None) != []:
+            return True
+        return not _guard.guarded("stream", self._reader.only_usage, item)
 
     # -- objects of the SDK, heard as they pass ----------------------------------------------------------------------
 
@@ -179,9 +187,10 @@ class Hearing:
             if self._count > self._most:
                 self._outgrow()
         self._call.first_chunk()
+        hidden = self._hides_usage and self._reader.only_usage(item)
         if self._reader.event(item, self._call.answer):
             self._end(None, complete=True)
-        return self._hides_usage and self._reader.only_usage(item)
+        return hidden
 
     # -- the room ----------------------------------------------------------------------------------------------------
 

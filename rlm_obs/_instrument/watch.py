@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sys
+import traceback
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from rlm_obs import _guard, _lost
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from rlm_obs._instrument.gate import Passing
 
 MOST_JSON_BYTES = 32_000_000  # a plain answer that is read as a stream is kept up to here, to read its usage at the end
+#: Where a response keeps what reads it, if that is made before the watch.
+ITEMS = "_rlm_obs_items"
 #: What stands in a response's place while it is watched, where nobody awaits and where somebody does.
 SHADOWS = ("_rlm_obs_watch", "iter_bytes", "close"), ("_rlm_obs_watch", "aiter_bytes", "aclose")
 
@@ -32,9 +36,9 @@ class Watch(Hearing):
     A weak reference would be empty by the time that the finaliser of a collected stream closes its response.
     """
 
-    _started = False  # the first event has come
+    _source: Any = None
     _inside = _left = False
-    _left_at = 0
+    _left_at: list[object] | None = None  # see `_place`
     _loop: Any = None
     _tail = b""
     _lines: Callable[[Any, int], None] | None = None
@@ -48,6 +52,7 @@ class Watch(Hearing):
         self._response = response
         self._type = type(response)
         self._begun = passing.asked.begun
+        self._quiet = passing.quiet
         self._handled = id(sys.exception())  # what the user's code handled before; the id keeps nothing alive
         if passing.asked.lines:
             self._lines, self._events = passing.line, False
@@ -67,6 +72,8 @@ class Watch(Hearing):
         else:
             shadows["iter_bytes"], shadows["close"] = watch._iter_bytes, watch._close
         shadows["_rlm_obs_watch"] = watch
+        if (items := shadows.pop(ITEMS, None)) is not None:
+            watch.listen(items)
         _lost.lost.start()
 
     def __del__(self) -> None:
@@ -75,19 +82,20 @@ class Watch(Hearing):
     # -- what stands in the response's place; the two colours differ by `await` alone --------------------------------
 
     def _iter_bytes(self, chunk_size: int | None = None) -> Iterator[bytes]:
-        source = self._type.iter_bytes(self._response, chunk_size)
-        if self._items is None:
+        source = self._source = self._type.iter_bytes(self._response, chunk_size)
+        if not self._is_heard():
+            self._items = None  # the user reads the bytes, and no stream
             return self._seen(source)
-        # What is heard need not be seen, but for the beginning.
-        rest = itertools.filterfalse(self._kept.add, source) if self.patient else source
-        return itertools.chain(self._beginning(source), rest)
+        if self.keeps:
+            return itertools.chain.from_iterable(self._passing(source))
+        return itertools.chain(self._beginning(source), source)  # what is heard need not be seen, but for the beginning
 
     def _beginning(self, source: Iterator[bytes]) -> Iterator[bytes]:
         while not self._started:
             data = next(source, None)
             if data is None:
                 return
-            self._begin(data)
+            self._measure(data)
             yield data
 
     def _seen(self, source: Iterator[bytes]) -> Iterator[bytes]:
@@ -116,6 +124,8 @@ class Watch(Hearing):
 
     async def _aiter_bytes(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
         source = self._type.aiter_bytes(self._response, chunk_size)
+        if not self._is_heard():
+            self._items = None
         try:
             self._inside = True
             async for data in source:
@@ -160,17 +170,17 @@ class Watch(Hearing):
         """Look at what has arrived and return what the user gets: all, but a usage event that only we asked for."""
         self._left = False
         if self._items is not None:
-            if not self._started:
-                self._begin(data)
-            elif self.patient:
-                self._kept.add(data)
+            if self.keeps:
+                self._keep(data)
+            elif not self._started:
+                self._measure(data)
             return data
         if self._lines is not None:
             *lines, self._tail = (self._tail + data).split(b"\n")
             self._read_lines(lines)
             return data
         if not self._events:
-            self._keep(data)
+            self._keep_body(data)
             return data
         if self._hides_usage:
             whole, self._tail = whole_events(self._tail + data if self._tail else data)
@@ -180,20 +190,13 @@ class Watch(Hearing):
         _guard.guarded("stream", self._look, whole)
         return data
 
-    def _begin(self, data: bytes) -> None:
-        """Note when the first event comes, and how long it is, if that is not read later."""
-        self._left = False
-        if self.patient:
-            self._kept.add(data)
-            self._tail = self._tail[-4:] + data
-            self._started = b"data:" in self._tail
-        else:
-            self._size += len(data)
-            whole, self._tail = whole_events(self._tail + data)
-            self._envelope = next((len(event) for event in split_events(whole) if b"data:" in event), 0)
-            self._started = self._envelope > 0
-        if self._started:
-            self._tail = b""
+    def _measure(self, data: bytes) -> None:
+        """Note when the first event comes, and how long it is."""
+        self._size += len(data)
+        whole, self._tail = whole_events(self._tail + data)
+        self._envelope = next((len(event) for event in split_events(whole) if b"data:" in event), 0)
+        if self._envelope:
+            self._started = True
             self._call.first_chunk()
 
     def _read_lines(self, lines: list[bytes]) -> None:
@@ -203,7 +206,7 @@ class Watch(Hearing):
                 self._count += 1
                 _guard.guarded("batch", self._lines, said, self._count)
 
-    def _keep(self, data: bytes) -> None:
+    def _keep_body(self, data: bytes) -> None:
         self._call.first_chunk()
         if self._json and self._body is not None:
             self._body.append(data)
@@ -214,8 +217,8 @@ class Watch(Hearing):
     # -- what the SDK has made of it ---------------------------------------------------------------------------------
 
     def listen(self, items: Any) -> bool:
-        """Read the events as the SDK's stream has parsed them, ten times cheaper than their bytes; False if those are needed."""
-        if not self._events or self._keeps_all:
+        """Take what the SDK's stream reads the response with, which is cheaper to hear than the bytes; False if those are needed."""
+        if not self._events or self._reads_all:
             return False
         if not hasattr(items, "ag_frame" if self._awaits else "gi_frame"):
             return False  # a stream of somebody's own, which is no generator
@@ -228,8 +231,7 @@ class Watch(Hearing):
             self._drop()
             self._unshadow()
             return
-        self._count_part()
-        self._count += error is None  # `[DONE]` is an event too
+        self._count += error is None and not self.keeps  # `[DONE]` is an event too
         self._end(error, complete=error is None)
 
     # -- the end -----------------------------------------------------------------------------------------------------
@@ -261,8 +263,12 @@ class Watch(Hearing):
         return self._tail if self._hides_usage and self._items is None and isinstance(error, Exception) else b""
 
     def _closed(self, error: BaseException | None) -> None:
-        if self._inside or self._is_heard():
+        if self._inside or getattr(self._source, "gi_running", False):
             return  # the response closes itself behind its last byte, which is still to be seen
+        if self._is_heard():
+            if self._quiet:
+                self.all_heard(error if self._came_through(error) else None)
+            return
         if isinstance(error, GeneratorExit):
             self._drop()
             self._unshadow()
@@ -270,13 +276,21 @@ class Watch(Hearing):
             self._end(error if isinstance(error, Exception) and id(error) != self._handled else None)
 
     def _is_heard(self) -> bool:
-        """Tell whether the SDK's stream is closing what it has read itself: `all_heard` is told how that ended."""
+        """Tell whether the SDK's stream is at work, or has been."""
         items = self._items
         if items is None:
             return False
         if self._awaits:
             return items.ag_running or items.ag_frame is None
         return items.gi_running or items.gi_frame is None
+
+    def _frame(self) -> FrameType | None:
+        return getattr(self._items, "ag_frame" if self._awaits else "gi_frame", None)
+
+    def _came_through(self, error: BaseException | None) -> bool:
+        """Tell whether it is the SDK's stream that has failed, and not something that the user's code handles meanwhile."""
+        frame = self._frame()
+        return error is not None and any(seen is frame for seen, _ in traceback.walk_tb(error.__traceback__))
 
     def _drop(self) -> None:
         """Have the call ended by another thread: this may run in a finaliser, so anywhere, inside any lock."""
@@ -307,12 +321,12 @@ class Watch(Hearing):
         """Say how many tokens have come: one an event, or more where events carry more than the first one did."""
         if not self._events:
             return
-        answer, count = self._call.answer, self._passed
-        answer.chunks = count
         if self._items is not None:
-            if self.patient:
+            if self.keeps:
                 _guard.guarded("stream", self._read_rest)
             self._size = getattr(self._response, "num_bytes_downloaded", self._size)
+        answer, count = self._call.answer, self._count
+        answer.chunks = count
         extra = (self._size - count * self._envelope) // 4 if self._envelope else 0
         answer.streamed_tokens = max(count - 1, extra, 0)
 
@@ -338,10 +352,15 @@ class Watch(Hearing):
     def _leave(self) -> None:
         """The user's loop has left the stream, maybe for good. Runs in a finaliser."""
         if not self._call.ended:
-            self._left, self._left_at = True, self._passed
+            self._left, self._left_at = True, self._place()
             _lost.lost.left(self.end_if_left)
+
+    def _place(self) -> list[object]:
+        """Return what changes as soon as one more event is taken: where the SDK's stream keeps it, if it is not heard."""
+        frame = self._frame() if self._quiet else None
+        return [self._count, len(self._kept), *(frame.f_locals.values() if frame is not None else ())]
 
     def end_if_left(self) -> None:
         """End the call if nobody has taken the stream up again."""
-        if self._left and self._left_at == self._passed and not self._inside and not self._is_heard():
+        if self._left and self._left_at == self._place() and not self._inside and not self._is_heard():
             self._end(None)

@@ -115,7 +115,7 @@ def text_counts(raw: object, provider: str = "openai") -> dict[str, int] | None:
     prompt, answer = said.get("prompt_tokens"), said.get("completion_tokens")
     if prompt.__class__ is not int or answer.__class__ is not int or not 0 <= prompt <= ABSURD >= answer >= 0:
         return None
-    counts = {"input_tokens": prompt, "output_tokens": answer}
+    counts: dict[Any, int] = {"input_tokens": prompt, "output_tokens": answer}
     for details, names in DETAILS:
         parts = said.get(details)
         if parts is not None:
