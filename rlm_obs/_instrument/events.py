@@ -19,10 +19,9 @@ def whole_events(data: bytes) -> tuple[bytes, bytes]:
     return data[:end], data[end:]
 
 
-def count_events(data: bytes, before: bytes = b"\n") -> int:
-    """Return how many events bring data in `data`, where `before` are the last bytes before it."""
-    data = before[-5:] + data
-    return data.count(b"\ndata:") + (data.count(b"\rdata:") if b"\r" in data else 0)
+def count_events(data: bytes) -> int:
+    """Return how many events of `data` bring something."""
+    return data.startswith(b"data:") + data.count(b"\ndata:") + (data.count(b"\rdata:") if b"\r" in data else 0)
 
 
 def split_events(whole: bytes) -> list[bytes]:

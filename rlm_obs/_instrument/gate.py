@@ -387,9 +387,8 @@ def _take_from_under(outer: Any, wrapper: Any) -> None:
 
 def _response_of(result: Any) -> Any:
     """Return the HTTP response behind a result: a stream's, a raw or binary answer's, itself; None for parsed data."""
-    if hasattr(type(result), MODEL) or isinstance(result, dict | list | str | bytes):
-        return None
-    for found in (getattr(result, "http_response", None), getattr(result, "response", None), result):
-        if hasattr(found, "is_closed") and hasattr(found, "headers") and hasattr(found, "iter_bytes"):
-            return found
+    if not hasattr(type(result), MODEL) and not isinstance(result, dict | list | str | bytes):
+        for found in (getattr(result, "http_response", None), getattr(result, "response", None), result):
+            if found is not None and hasattr(found, "is_closed") and hasattr(found, "iter_bytes"):
+                return found
     return None

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from rlm_obs._instrument.gate import Passing
 
 SLACK = 16  # events that bring no output: of the role, the end, the usage
-MANY = 64  # pieces may pass before what is kept of them is looked after
+#: So many pieces, and about so many bytes, may pass before what is kept of them is looked after.
+MANY, MANY_BYTES = 256, 128_000
 
 
 class Hearing:
@@ -27,8 +28,7 @@ class Hearing:
     _started = False  # the first event has come
     _first = True  # no event has been read yet
     _count = 0  # events so far
-    _before = b"\n"  # the last bytes that were counted
-    _read = False  # what was kept was read once already
+    _read = 0  # events of those kept that were read
     _soon = 1  # pieces that may pass before what is kept is looked after, where they pass one by one
 
     def __init__(self, passing: Passing) -> None:
@@ -105,44 +105,48 @@ class Hearing:
             data = next(source, None)
             if data is None:
                 return
-            self._keep(data)
+            self._begin(data)
             yield (data,)
-        more = True
-        while more:
-            many = _guard.guarded("stream", self._look_after) or 1
+        many = min(MANY, self._most // 2)
+        while True:
             yield self._kept.passing(source, many)
-            more = len(self._kept) == many
+            if len(self._kept) < many:
+                return
+            many = _guard.guarded("stream", self._look_after) or 1
+
+    def _begin(self, data: bytes) -> None:
+        """Keep a piece, and note when the first event comes."""
+        self._kept.add(data)
+        if b"data:" in data or b"data:" in self._kept.join():
+            self._started = True
+            self._call.first_chunk()
 
     def _keep(self, data: bytes) -> None:
         """Keep a piece, one of those that are passed one by one."""
+        if not self._started:
+            self._begin(data)
+            return
         self._kept.add(data)
-        if not self._started and count_events(data, self._before):
-            self._started = True
-            self._call.first_chunk()
-        if len(self._kept) >= self._soon or not self._started:
+        if len(self._kept) >= self._soon:
             self._soon = _guard.guarded("stream", self._look_after) or 1
 
     def _look_after(self) -> int:
-        """Count the events that have come, and return how many pieces may pass before the next time."""
-        pieces = len(self._kept)
-        events = self._count_kept()
+        """Count the events that have come, about, and return how many pieces may pass before the next time."""
+        pieces, data = len(self._kept), self._kept.join()
+        events = count_events(data)
+        self._count += events
         if self._count > self._most:
             self._outgrow()
         elif not self._kept.pack():
             self._read_kept()
-        return min(MANY, max(1, (self._most - self._count) * pieces // (2 * events or 1)))
-
-    def _count_kept(self) -> int:
-        data = self._kept.join()
-        events = count_events(data, self._before)
-        self._before, self._count = (self._before + data)[-5:], self._count + events
-        return events
+        left = (self._most - self._count) // 2
+        return max(1, min(MANY, left * pieces // (events or 1), MANY_BYTES * pieces // (len(data) or 1)))
 
     def _read_kept(self) -> None:
         """Read what was kept: what it says if that was not heard, what it brings if there is a room for it."""
         whole, rest = whole_events(self._kept.take())
         self._kept.put_back(rest)
-        self._read = True
+        self._read += count_events(whole)
         for event in split_events(whole):
             if self._items is not None and (said := self._said(event)) is not None:
                 self._reader.event(said, self._call.answer)
@@ -151,8 +155,8 @@ class Hearing:
 
     def _read_rest(self) -> None:
         """Read what the events say that were kept: the stream is over, and what they bring counts no more."""
-        self._count_kept()
         data = self._kept.take()
+        self._count = self._read + count_events(data)
         if self._read or not self._reader.at_once(data, self._asked, self._call.answer):
             for event in split_events(data):
                 if (said := self._said(event)) is not None:

@@ -48,12 +48,10 @@ class Kept:
 
     def take(self) -> bytes:
         """Return all that has been kept since the last time."""
-        self.join()
-        joined, self._joined = self._joined, b""
-        if not self._packed:
-            return joined
+        pieces, self._pieces = self._pieces, {}
+        before, self._joined = self._joined, b""
         packed, self._packed = self._packed, []
-        return b"".join([*map(zlib.decompress, packed), joined])
+        return b"".join([*map(zlib.decompress, packed), before, *pieces.values()])
 
     def put_back(self, data: bytes) -> None:
         """Keep the end of what was taken."""

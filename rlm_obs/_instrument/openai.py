@@ -67,7 +67,7 @@ USAGES = b'"usage":{', b'"usage": {'
 FINISHES = b'"finish_reason":"', b'"finish_reason": "'
 NAMES = b':{"name":', b': {"name": '
 CALLS = b"tool_calls", b"function_call"
-DONE = b"[DONE]", b" [DONE]"
+DECODER = json.JSONDecoder()
 LAST_EVENTS = frozenset({"response.completed", "response.failed", "response.incomplete"})
 
 
@@ -329,11 +329,10 @@ class OpenAIReader(Reader):
 
     def at_once(self, data: bytes, asked: Asked, into: Answer) -> bool:
         end = data.rfind(b"\ndata:")
-        if data.startswith(DONE, end + 6):
-            end = data.rfind(b"\ndata:", 0, before := end)
-            last = data[end + 6 : before]
-        else:
-            last = data[end + 6 :]
+        last = data[end + 6 :].strip()
+        if last == b"[DONE]":
+            before, end = end, data.rfind(b"\ndata:", 0, end)
+            last = data[end + 6 : before].strip()
         reason = FINISHES[0]
         at = data.rfind(reason)
         if at < 0:
@@ -344,7 +343,7 @@ class OpenAIReader(Reader):
         if asked.tools and (NAMES[0] in data or NAMES[1] in data):
             return False
         try:
-            said = json.loads(last.decode())
+            said, _ = DECODER.raw_decode(last.decode())
         except ValueError:
             return False
         if said.__class__ is not dict or not said.get("usage") or not said.get("model") or "error" in said:

@@ -120,20 +120,15 @@ def text_counts(raw: object, provider: str = "openai") -> dict[str, int] | None:
         parts = said.get(details)
         if parts is not None:
             parts = fields_of(parts)
+            if None in parts.values():
+                parts = {name: number for name, number in parts.items() if number is not None}
             if set(map(type, parts.values())) == WHOLE:  # as all of them are, of most answers
                 if min(parts.values()) < 0 or max(parts.values()) > ABSURD or any(map(parts.get, MEDIA)):
                     return None
                 counts.update(zip(map(names.get, parts), parts.values(), strict=True))
                 counts.pop(None, None)
-                continue
-            for name, number in parts.items():
-                if number.__class__ is int and 0 <= number <= ABSURD:
-                    if name in names:
-                        counts[names[name]] = number
-                        if number and name in MEDIA:
-                            return None
-                elif number is not None:
-                    return None
+            elif parts:
+                return None
     return counts
 
 
