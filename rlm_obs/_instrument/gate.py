@@ -215,8 +215,8 @@ class Passing:
 
     #: What `_process_response` was given, where it is patched.
     response: Any = None
-    #: Nothing of a stream's events needs to be seen before the user gets them.
-    quiet = False
+    #: Whether a stream's bytes are kept, and its events read later; and whether the user gets each of its events.
+    keeps = quiet = False
 
     def __init__(
         self,
@@ -265,8 +265,8 @@ class Passing:
                 self.gate.see_heads()  # if its parser fails, nothing else tells what was answered
                 args, kwargs = _with_options(args, kwargs, heard)
         elif self.stream and kwargs.get("stream_cls") is not None:
-            patient = asked.request.endpoint in self.reader.patient
-            self.quiet = patient and not asked.ask_usage and not call.answer.captures
+            self.keeps = not call.answer.captures and asked.request.endpoint in self.reader.patient
+            self.quiet = self.keeps and not asked.ask_usage
             watched = _guard.guarded("gate", leaving, kwargs["stream_cls"], self.quiet)
             if watched is not None:
                 kwargs = {**kwargs, "stream_cls": watched}
@@ -387,8 +387,9 @@ def _take_from_under(outer: Any, wrapper: Any) -> None:
 
 def _response_of(result: Any) -> Any:
     """Return the HTTP response behind a result: a stream's, a raw or binary answer's, itself; None for parsed data."""
-    if not hasattr(type(result), MODEL) and not isinstance(result, dict | list | str | bytes):
-        for found in (getattr(result, "http_response", None), getattr(result, "response", None), result):
-            if found is not None and hasattr(found, "is_closed") and hasattr(found, "iter_bytes"):
-                return found
+    if hasattr(type(result), MODEL) or isinstance(result, dict | list | str | bytes):
+        return None
+    for found in (getattr(result, "http_response", None), getattr(result, "response", None), result):
+        if hasattr(found, "is_closed") and hasattr(found, "iter_bytes"):
+            return found
     return None

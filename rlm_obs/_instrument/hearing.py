@@ -35,8 +35,7 @@ class Hearing:
         call, asked, self._reader = passing.call, passing.asked, passing.reader
         self._call, self._asked = call, asked
         self._hides_usage, self._reads_all = asked.ask_usage, call.answer.captures
-        #: Whether its bytes are kept and its events read later.
-        self.keeps = not self._reads_all and asked.request.endpoint in passing.reader.patient
+        self.keeps = passing.keeps
         self._room = room = call.output_room  # tokens that the stream may write; None: as many as it likes
         self._most = sys.maxsize if room is None else room + SLACK  # from more on, its output is counted
         self._kept = Kept()  # what is still to be read, for the texts that it brings if for nothing else

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 import weakref
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from rlm_obs._instrument.bounds import has_bound
 from rlm_obs._instrument.endpoints import ENDPOINTS, USUAL, Asks, asked
 from rlm_obs._instrument.events import data_of, parsed, split_events
 from rlm_obs._instrument.joined import Joined
+from rlm_obs._instrument.last_words import NAMES, REASONS, USAGES, last_words
 from rlm_obs._instrument.later import Later, Price
 from rlm_obs._instrument.needs import Bounded, Unbounded
 from rlm_obs._instrument.options import body_of, changed, fields_of
@@ -62,12 +62,6 @@ MOST_REQUESTS = 256
 TOOL_ITEMS = frozenset({"function_call", "custom_tool_call"})
 #: Events of which each brings the usage of one image.
 IMAGES = frozenset({"image_generation.completed", "image_edit.completed"})
-#: How an event says its usage, why a choice ends, and which tool it calls.
-USAGES = b'"usage":{', b'"usage": {'
-FINISHES = b'"finish_reason":"', b'"finish_reason": "'
-NAMES = b':{"name":', b': {"name": '
-CALLS = b"tool_calls", b"function_call"
-DECODER = json.JSONDecoder()
 LAST_EVENTS = frozenset({"response.completed", "response.failed", "response.incomplete"})
 
 
@@ -93,7 +87,7 @@ class OpenAIReader(Reader):
     signs: tuple[bytes, ...] = (
         *USAGES,
         b"[DONE]",
-        *FINISHES,
+        *REASONS,
         b'"error"',
         *NAMES,
         b'"response.c',
@@ -328,28 +322,12 @@ class OpenAIReader(Reader):
         return self.written(event) if isinstance(kind, str) and kind.endswith(".delta") else None
 
     def at_once(self, data: bytes, asked: Asked, into: Answer) -> bool:
-        end = data.rfind(b"\ndata:")
-        last = data[end + 6 :].strip()
-        if last == b"[DONE]":
-            before, end = end, data.rfind(b"\ndata:", 0, end)
-            last = data[end + 6 : before].strip()
-        reason = FINISHES[0]
-        at = data.rfind(reason)
-        if at < 0:
-            reason = FINISHES[1]
-            at = data.rfind(reason)
-        if at < 0 or end < 0 or data.startswith(CALLS, at + len(reason)) or data.find(reason, 0, at) >= 0:
-            return False  # no end, calls of tools, several choices
-        if asked.tools and (NAMES[0] in data or NAMES[1] in data):
+        found = last_words(data, asked.tools)
+        if found is None:
             return False
-        try:
-            said, _ = DECODER.raw_decode(last.decode())
-        except ValueError:
-            return False
-        if said.__class__ is not dict or not said.get("usage") or not said.get("model") or "error" in said:
-            return False
+        said, ending = found
         self._facts(said, into)
-        into.late = functools.partial(self._late, data[data.rfind(b"\ndata:", 0, at) :])
+        into.late = functools.partial(self._late, ending)
         return True
 
     def _late(self, data: bytes, into: Answer) -> None:

@@ -38,7 +38,7 @@ class Watch(Hearing):
 
     _source: Any = None
     _inside = _left = False
-    _left_at: list[object] | None = None  # see `_place`
+    _left_at: tuple[tuple[int, int], list[Any]] = (0, 0), []  # see `_moved`
     _loop: Any = None
     _tail = b""
     _lines: Callable[[Any, int], None] | None = None
@@ -352,15 +352,23 @@ class Watch(Hearing):
     def _leave(self) -> None:
         """The user's loop has left the stream, maybe for good. Runs in a finaliser."""
         if not self._call.ended:
-            self._left, self._left_at = True, self._place()
+            self._left, self._left_at = True, (self._place(), self._at_hand())
             _lost.lost.left(self.end_if_left)
 
-    def _place(self) -> list[object]:
-        """Return what changes as soon as one more event is taken: where the SDK's stream keeps it, if it is not heard."""
+    def _place(self) -> tuple[int, int]:
+        return self._count, len(self._kept)
+
+    def _at_hand(self) -> list[Any]:
+        """Return the data of the event that the SDK's stream has given last, where nothing of ours sees events pass."""
         frame = self._frame() if self._quiet else None
-        return [self._count, len(self._kept), *(frame.f_locals.values() if frame is not None else ())]
+        return [] if frame is None else [thing for thing in frame.f_locals.values() if isinstance(thing, dict)]
+
+    def _moved(self) -> bool:
+        """Tell whether an event was taken since a loop has left the stream."""
+        place, at_hand = self._left_at
+        return place != self._place() or [*map(id, at_hand)] != [*map(id, self._at_hand())]
 
     def end_if_left(self) -> None:
         """End the call if nobody has taken the stream up again."""
-        if self._left and self._left_at == self._place() and not self._inside and not self._is_heard():
+        if self._left and not self._moved() and not self._inside and not self._is_heard():
             self._end(None)

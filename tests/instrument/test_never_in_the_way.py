@@ -34,8 +34,8 @@ def breaks(*_: Any, **__: Any) -> Any:
     raise BrokenError("xq-secret-7")
 
 
-async def four_calls(caller: Any, server: FakeOpenAI) -> list[Any]:
-    """Call plainly, with a parser, as a stream, as raw bytes and with a bad limit; return what user and server see."""
+async def some_calls(caller: Any, server: FakeOpenAI) -> list[Any]:
+    """Call plainly, with a parser, as streams, as raw bytes and with a bad limit; return what user and server see."""
     client = caller.client(server)
     server.clear()
     plain = await caller(client.chat.completions.create(**CHAT))
@@ -43,9 +43,14 @@ async def four_calls(caller: Any, server: FakeOpenAI) -> list[Any]:
     chunks = await caller.all(await caller(client.chat.completions.create(**CHAT, stream=True)))
     async with caller.entered(client.chat.completions.with_streaming_response.create(**CHAT, stream=True)) as raw:
         text = await caller(raw.text())
+    asked = {**CHAT, "stream": True, "stream_options": {"include_usage": True}}
+    usage = (await caller.all(await caller(client.chat.completions.create(**asked))))[-1].usage
+    events = await caller.all(await caller(client.responses.create(model="gpt-4o", input="Hello", stream=True)))
     with pytest.raises(openai.BadRequestError) as caught:
         await caller(client.chat.completions.create(**CHAT, max_completion_tokens=0))
     return [
+        usage,
+        [event.type for event in events],
         plain.choices,
         parsed.choices,
         text.count('"content"'),
@@ -68,9 +73,12 @@ BROKEN = {
         (OpenAIReader, "event"),
         (OpenAIReader, "only_usage"),
         (OpenAIReader, "mere_text"),
+        (OpenAIReader, "at_once"),
         (Watch, "listen"),
         (Watch, "_hears"),
+        (Watch, "_look"),
         (Watch, "_said"),
+        (Watch, "_read_rest"),
     ],
     "call": [(Call, "_price_and_settle"), (Call, "_settle"), (Call, "_end_span")],
     "price": [(Call, "_priced"), (Chain, "total"), (Slopes, "most")],
@@ -86,11 +94,11 @@ async def test_our_own_failure_touches_nothing(
     kind: str, owner: Any, name: str, caller: Any, server: FakeOpenAI, monkeypatch: Any, caplog: Any
 ) -> None:
     """A failure anywhere in our part of a call is one log line a kind and a counter; the call is as without us."""
-    bare = await four_calls(caller, server)
+    bare = await some_calls(caller, server)
     monkeypatch.setattr(owner, name, breaks)
     with rlm_obs.instrument(exporters=[], budget_usd=10, settings=OPENAI) as made:
-        assert await four_calls(caller, server) == bare
-        assert await four_calls(caller, server) == bare
+        assert await some_calls(caller, server) == bare
+        assert await some_calls(caller, server) == bare
         assert made.tracker.held == 0
     failed = {k: n for k, n in rlm_obs.stats()["failures"].items() if n}
     assert failed[kind] >= 2
@@ -143,14 +151,14 @@ async def test_a_plugin_that_raises_touches_nothing(
     hook: str, caller: Any, server: FakeOpenAI, collect: Collected, registered: Any, caplog: Any
 ) -> None:
     """A plugin's own failure costs one log line that names it, and a counter; calls and prices are as without it."""
-    bare = await four_calls(caller, server)
+    bare = await some_calls(caller, server)
     registered(Plugin(hook, BrokenError()))
     with rlm_obs.instrument(exporters=[], settings=OPENAI) as made:
-        assert await four_calls(caller, server) == bare
-        assert made.report().total_cost == 4 * Decimal("0.0035")
+        assert await some_calls(caller, server) == bare
+        assert made.report().total_cost == 6 * Decimal("0.0035")
     assert _guard.failures[f"broken.{hook}"] >= 2
     assert len([r for r in caplog.records if f"broken.{hook} failed" in r.getMessage()]) == 1
-    assert len(collect.records) == 10
+    assert len(collect.records) == 14
 
 
 async def test_a_plugins_refusal_reaches_the_user(
@@ -213,5 +221,5 @@ async def test_no_warning_is_raised_inside_the_call(caller: Any, server: FakeOpe
     """Under `-W error` a call goes through, with an unknown model, a stream and an error too."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        await four_calls(caller, server)
+        await some_calls(caller, server)
         await caller(caller.client(server).chat.completions.create(**{**CHAT, "model": "nobody-knows-it"}))

@@ -432,16 +432,84 @@ async def test_a_stream_of_any_length_is_heard_to_its_last_chunk(
         assert record.attributes["gen_ai.response.finish_reasons"] == ("stop",)
 
 
-@pytest.mark.parametrize("read", [1, 2, 7, 8, 9, 10, 16, 17, 18])
-async def test_what_had_passed_when_a_stream_was_closed_is_counted(
-    read: int, caller: Any, as_openai: Any, collect: Collected
+@pytest.mark.parametrize("asked", [False, True], ids=["usage hidden", "usage asked for"])
+@pytest.mark.parametrize("read", [1, 2, 8, 17])
+async def test_what_had_come_when_a_stream_was_closed_is_counted(
+    read: int, asked: bool, caller: Any, as_openai: Any, collect: Collected
 ) -> None:
-    """A stream that is closed after so many chunks is charged for these, heard yet or not."""
-    with fake_openai(" ".join(["w"] * 40), chunk_delay_s=0.001) as server:
-        stream = await started(caller, server)
+    """A stream that is closed after so many chunks is charged for what had come by then."""
+    given = {**STREAM, "stream_options": {"include_usage": True}} if asked else STREAM
+    with fake_openai(" ".join(["w"] * 40), chunk_delay_s=0.02) as server:
+        stream = await caller(caller.client(server).chat.completions.create(**given))
         for _ in range(read):
             await caller(stream.__anext__() if caller.awaits else next(stream))
         await caller(stream.close())
         record = only(collect)
-    assert (record.status, record.attributes["rlm_obs.response.chunks"]) == ("aborted", read)
+    assert record.status == "aborted"
+    assert read <= record.attributes["rlm_obs.response.chunks"] <= read + 2
     assert record.model == "gpt-4o-2024-08-06" and record.cost is not None and not record.cost.exact
+
+
+CALLED: list[Any] = [{"index": 0, "id": "call_1", "function": {"name": "look", "arguments": ""}, "type": "function"}]
+
+
+@pytest.mark.parametrize("length", [3, 300, 2_000])
+@pytest.mark.parametrize(
+    "kind", ["text", "tools asked for", "tools not asked for", "several", "usage early", "no usage"]
+)
+async def test_what_a_stream_says_is_found_wherever_it_says_it(
+    kind: str, length: int, caller: Any, as_openai: Any, collect: Collected
+) -> None:
+    """However long a stream is, and in whichever event it says why it ends, what it calls and what it used: the record has it."""
+    head = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o-2024-08-06"}
+
+    def chunk(finish: str | None = None, index: int = 0, **delta: Any) -> dict[str, Any]:
+        return {**head, "choices": [{"index": index, "delta": delta, "finish_reason": finish}], "usage": None}
+
+    chunks = [chunk(content=f"w{n} ") for n in range(length)]
+    usage = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
+    told = {**head, "choices": [], "usage": usage}
+    reasons: tuple[str, ...] = ("stop",)
+    asked: dict[str, Any] = {**STREAM, "stream_options": {"include_usage": True}}
+    if kind.startswith("tools"):
+        chunks.insert(1, chunk(tool_calls=CALLED))
+    if kind == "tools asked for":
+        asked["tools"] = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
+    if kind == "tools not asked for":
+        reasons = ("tool_calls",)
+    if kind == "several":
+        asked["n"], reasons = 2, ("length", "stop")
+        chunks.insert(1, chunk("length", index=1))
+    end = [chunk(reasons[-1])]
+    if kind == "usage early":
+        chunks.insert(1, told)
+    elif kind != "no usage":
+        end.append(told)
+    with fake_openai(Answer(chunks=[*chunks, *end])) as server:
+        got = await caller.all(await caller(caller.client(server).chat.completions.create(**asked)))
+    assert len(got) == len(chunks) + len(end)
+    record = only(collect)
+    assert record.status == "ok"
+    assert record.attributes["gen_ai.response.finish_reasons"] == reasons
+    assert record.attributes.get("rlm_obs.response.tool_calls") == (1 if kind.startswith("tools") else None)
+    assert record.attributes["rlm_obs.response.chunks"] == len(got) + 1  # `[DONE]`
+    used = None if kind == "no usage" else (1000, 100)
+    assert (record.usage and (record.usage.input_tokens, record.usage.output_tokens)) == used
+
+
+async def test_a_stream_left_and_taken_up_by_next_slowly_is_not_cut_off(
+    caller: Any, as_openai: Any, collect: Collected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look at the first chunk in a loop, then `next` and a long thought over chunks that had come with it: nobody has left."""
+    monkeypatch.setattr(_lost, "LEFT_FOR_S", 0.1)
+    with fake_openai(WORDS, usage={"prompt_tokens": 1000, "completion_tokens": 100}) as server:
+        client = caller.client(server)
+        given: Any = {**STREAM, "stream_options": {"include_usage": True}}
+        stream = await caller(client.chat.completions.create(**given))
+        await asyncio.sleep(0.1)  # all of it has come
+        await caller.first(stream)
+        await caller(stream.__anext__() if caller.awaits else next(stream))
+        await asyncio.sleep(0.4)
+        await exhausted_by_next(caller, stream)
+    record = only(collect)
+    assert (record.status, record.usage and record.usage.output_tokens) == ("ok", 100)

@@ -251,3 +251,67 @@ def test_a_stream_taken_up_from_what_has_arrived_is_not_cut_off(monkeypatch: pyt
         assert not call.ended
         assert [chunk.choices[0].finish_reason for chunk in rest] == ["stop"]
     check(call, usage=False)
+
+
+def test_what_had_come_before_the_user_left_is_read() -> None:
+    """A stream that is closed when all of it had come is charged as its usage says, though the user took one event."""
+    response, call = watched([stream_of("\n")], asked=False)
+    cls: Any = leaving(openai.Stream[ChatCompletionChunk], True)
+    response.__dict__["_rlm_obs_watch"]._quiet = response.__dict__["_rlm_obs_watch"].keeps = True
+    with openai.OpenAI(api_key="test", base_url="http://127.0.0.1/") as client:
+        stream = cls(cast_to=ChatCompletionChunk, response=response, client=client)
+        next(stream)
+        stream.close()
+    assert call.record is not None and call.record.usage is not None
+    assert (call.record.status, call.record.usage.output_tokens) == ("aborted", 100)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    cuts=st.lists(st.integers(0, 1500), max_size=30),
+    end=st.sampled_from(["\n", "\r\n", "\r"]),
+    comment=st.sampled_from(["", ": keep-alive", ":", ': {"usage":{']),
+    usage=st.booleans(),
+    done=st.booleans(),
+)
+def test_any_cuts_are_the_same_stream_to_who_keeps_it(
+    cuts: list[int], end: str, comment: str, usage: bool, done: bool
+) -> None:
+    """The SDK's stream over any pieces, its bytes read at the end: the record is the same, and has each event counted."""
+    body = stream_of(end, comment, usage=usage, done=done)
+    edges = [0, *sorted(cuts), len(body)]
+    pieces = [body[a:b] for a, b in itertools.pairwise(edges) if a < b]
+    response, call = watched(pieces, asked=False)
+    watch = response.__dict__["_rlm_obs_watch"]
+    watch._quiet = watch.keeps = True
+    cls: Any = leaving(openai.Stream[ChatCompletionChunk], True)
+    with openai.OpenAI(api_key="test", base_url="http://127.0.0.1/") as client:
+        events = list(cls(cast_to=ChatCompletionChunk, response=response, client=client))
+    assert len(events) == 3 + usage
+    check(call, usage=usage)
+    assert call.record is not None
+    assert call.record.attributes["rlm_obs.response.chunks"] == len(events) + done
+    assert call.record.time_to_first_chunk_s is not None
+
+
+def test_what_is_kept_of_a_long_stream_is_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packed or not, what is taken is what was added, in its order; a bound says when it is too much."""
+    from rlm_obs._instrument import kept as module
+
+    monkeypatch.setattr(module, "PACKED_FROM", 1000)
+    pieces = [event(said(f"w{n}"), "\n") for n in range(400)]
+    kept = module.Kept()
+    kept.add(pieces[0])
+    for at in range(1, 400, 50):
+        assert list(kept.passing(iter(pieces[at : at + 50]), 50)) == pieces[at : at + 50]
+        assert kept.join().endswith(pieces[min(at + 49, 399)])
+        assert kept.pack()
+    assert kept.take() == b"".join(pieces)
+    assert (kept.take(), len(kept)) == (b"", 0)
+    monkeypatch.setattr(module, "MOST", 10)
+    kept.add(pieces[0])
+    kept.join()
+    assert not kept.pack()
+    kept.put_back(b"rest")
+    kept.add(b" of it")
+    assert kept.take() == b"rest of it"

@@ -1,0 +1,42 @@
+"""What a streamed chat says last, its usage and why it ended, found in its bytes without reading all of them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+#: How an event says its usage, why a choice ends, and which tool it calls.
+USAGES = b'"usage":{', b'"usage": {'
+REASONS = b'"finish_reason":"', b'"finish_reason": "'
+NAMES = b':{"name":', b': {"name": '
+OF_CALLS = b"tool_calls", b"function_call"
+DECODER = json.JSONDecoder()
+
+
+def last_words(data: bytes, tools: bool) -> tuple[dict[str, Any], bytes] | None:
+    """Return the event that has the usage, and the bytes from the one on that says why the answer ended.
+
+    None where the events between may say more than a text: with calls of tools, with several choices, without a usage in
+    the last event. `tools` says whether the answer may call some.
+    """
+    end = data.rfind(b"\ndata:")
+    last = data[end + 6 :].strip()
+    if last == b"[DONE]":
+        end, done = data.rfind(b"\ndata:", 0, end), end
+        last = data[end + 6 : done].strip()
+    reason = REASONS[0]
+    at = data.rfind(reason)
+    if at < 0:
+        reason = REASONS[1]
+        at = data.rfind(reason)
+    if at < 0 or data.startswith(OF_CALLS, at + len(reason)) or data.find(reason, 0, at) >= 0:
+        return None
+    if tools and (NAMES[0] in data or NAMES[1] in data):
+        return None
+    try:
+        said, _ = DECODER.raw_decode(last.decode())
+    except ValueError:
+        return None
+    if said.__class__ is not dict or not said.get("usage") or not said.get("model") or "error" in said:
+        return None
+    return said, data[data.rfind(b"\ndata:", 0, at) + 1 :]
