@@ -19,7 +19,7 @@ def whole_events(data: bytes) -> tuple[bytes, bytes]:
     return data[:end], data[end:]
 
 
-def count_events(data: bytes) -> int:
+def count_events(data: bytes | bytearray) -> int:
     """Return how many events of `data` bring something."""
     return data.startswith(b"data:") + data.count(b"\ndata:") + (data.count(b"\rdata:") if b"\r" in data else 0)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SLACK = 16  # events that bring no output: of the role, the end, the usage
 #: So many pieces, and about so many bytes, may pass before what is kept of them is looked after.
-MANY, MANY_BYTES = 256, 128_000
+MANY, MANY_BYTES = 128, 64_000
 
 
 class Hearing:
@@ -29,7 +29,7 @@ class Hearing:
     _first = True  # no event has been read yet
     _count = 0  # events so far
     _read = 0  # events of those kept that were read
-    _soon = 1  # pieces that may pass before what is kept is looked after, where they pass one by one
+    _pieces, _soon = 0, 1  # that have passed one by one, and that may before what is kept is looked after
 
     def __init__(self, passing: Passing) -> None:
         call, asked, self._reader = passing.call, passing.asked, passing.reader
@@ -57,10 +57,8 @@ class Hearing:
             self._kept.add(whole)
             if self._count > self._most:
                 self._outgrow()
-            elif len(self._kept) >= MANY:
-                self._kept.join()
-                if not self._kept.pack():
-                    self._read_kept()
+            elif not self._kept.pack():
+                self._read_kept()
         if self._first:
             self._call.first_chunk()
         elif not self._reads_all:
@@ -108,15 +106,16 @@ class Hearing:
             yield (data,)
         many = min(MANY, self._most // 2)
         while True:
+            before = len(self._kept)
             yield self._kept.passing(source, many)
-            if len(self._kept) < many:
-                return
-            many = _guard.guarded("stream", self._look_after) or 1
+            if len(self._kept) == before:
+                return  # the source has come to its end
+            many = _guard.guarded("stream", self._look_after, many) or 1
 
     def _begin(self, data: bytes) -> None:
         """Keep a piece, and note when the first event comes."""
         self._kept.add(data)
-        if b"data:" in data or b"data:" in self._kept.join():
+        if b"data:" in data or b"data:" in self._kept.unseen():
             self._started = True
             self._call.first_chunk()
 
@@ -126,12 +125,13 @@ class Hearing:
             self._begin(data)
             return
         self._kept.add(data)
-        if len(self._kept) >= self._soon:
-            self._soon = _guard.guarded("stream", self._look_after) or 1
+        self._pieces += 1
+        if self._pieces >= self._soon:
+            self._soon, self._pieces = _guard.guarded("stream", self._look_after, self._pieces) or 1, 0
 
-    def _look_after(self) -> int:
-        """Count the events that have come, about, and return how many pieces may pass before the next time."""
-        pieces, data = len(self._kept), self._kept.join()
+    def _look_after(self, pieces: int) -> int:
+        """Count the events that have come with so many pieces, about; return how many may pass before the next time."""
+        data = self._kept.unseen()
         events = count_events(data)
         self._count += events
         if self._count > self._most:
@@ -143,8 +143,8 @@ class Hearing:
 
     def _read_kept(self) -> None:
         """Read what was kept: what it says if that was not heard, what it brings if there is a room for it."""
-        whole, rest = whole_events(self._kept.take())
-        self._kept.put_back(rest)
+        whole, rest = whole_events(bytes(self._kept.take()))
+        self._kept.add(rest)
         self._read += count_events(whole)
         for event in split_events(whole):
             if self._items is not None and (said := self._said(event)) is not None:
@@ -157,7 +157,7 @@ class Hearing:
         data = self._kept.take()
         self._count = self._read + count_events(data)
         if self._read or not self._reader.at_once(data, self._asked, self._call.answer):
-            for event in split_events(data):
+            for event in split_events(bytes(data)):
                 if (said := self._said(event)) is not None:
                     self._reader.event(said, self._call.answer)
 

@@ -13,7 +13,7 @@ OF_CALLS = b"tool_calls", b"function_call"
 DECODER = json.JSONDecoder()
 
 
-def last_words(data: bytes, tools: bool) -> tuple[dict[str, Any], bytes] | None:
+def last_words(data: bytes | bytearray, tools: bool) -> tuple[dict[str, Any], bytes] | None:
     """Return the event that has the usage, and the bytes from the one on that says why the answer ended.
 
     None where the events between may say more than a text: with calls of tools, with several choices, without a usage in
@@ -39,4 +39,4 @@ def last_words(data: bytes, tools: bool) -> tuple[dict[str, Any], bytes] | None:
         return None
     if said.__class__ is not dict or not said.get("usage") or not said.get("model") or "error" in said:
         return None
-    return said, data[data.rfind(b"\ndata:", 0, at) + 1 :]
+    return said, bytes(data[data.rfind(b"\ndata:", 0, at) + 1 :])

@@ -321,7 +321,7 @@ class OpenAIReader(Reader):
         kind = getattr(event, "type", None)
         return self.written(event) if isinstance(kind, str) and kind.endswith(".delta") else None
 
-    def at_once(self, data: bytes, asked: Asked, into: Answer) -> bool:
+    def at_once(self, data: bytes | bytearray, asked: Asked, into: Answer) -> bool:
         found = last_words(data, asked.tools)
         if found is None:
             return False

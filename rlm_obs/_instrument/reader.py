@@ -82,7 +82,7 @@ class Reader(Protocol):
         None if in doubt."""
         return None
 
-    def at_once(self, data: bytes, asked: Asked, into: Answer) -> bool:
+    def at_once(self, data: bytes | bytearray, asked: Asked, into: Answer) -> bool:
         """Take from the bytes of a whole stream what its events say, where that is quick to tell; False where it is not, and
         nothing was taken: each event is read then. Asked at endpoints that are `patient`."""
         return False
