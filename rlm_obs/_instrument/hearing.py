@@ -104,12 +104,16 @@ class Hearing:
                 return
             self._begin(data)
             yield (data,)
-        many = min(MANY, self._most // 2)
+        many = max(1, min(MANY, self._most // 2))
         while True:
             before = len(self._kept)
             yield self._kept.passing(source, many)
-            if len(self._kept) == before:
-                return  # the source has come to its end
+            if len(self._kept) == before:  # nothing has come, or nothing but empty pieces
+                data = next(source, None)
+                if data is None:
+                    return
+                self._kept.add(data)
+                yield (data,)
             many = _guard.guarded("stream", self._look_after, many) or 1
 
     def _begin(self, data: bytes) -> None:

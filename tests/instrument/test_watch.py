@@ -280,7 +280,7 @@ def test_any_cuts_are_the_same_stream_to_who_keeps_it(
     """The SDK's stream over any pieces, its bytes read at the end: the record is the same, and has each event counted."""
     body = stream_of(end, comment, usage=usage, done=done)
     edges = [0, *sorted(cuts), len(body)]
-    pieces = [body[a:b] for a, b in itertools.pairwise(edges) if a < b]
+    pieces = [body[a:b] for a, b in itertools.pairwise(edges)]
     response, call = watched(pieces, asked=False)
     watch = response.__dict__["_rlm_obs_watch"]
     watch._quiet = watch.keeps = True
@@ -292,6 +292,18 @@ def test_any_cuts_are_the_same_stream_to_who_keeps_it(
     assert call.record is not None
     assert call.record.attributes["rlm_obs.response.chunks"] == len(events) + done
     assert call.record.time_to_first_chunk_s is not None
+
+
+def test_empty_pieces_end_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source may give pieces of nothing, as many as it likes: what comes behind them is passed on, and kept."""
+    from rlm_obs._instrument import hearing
+
+    monkeypatch.setattr(hearing, "MANY", 2)
+    response, _ = watched([], asked=False)
+    watch = response.__dict__["_rlm_obs_watch"]
+    pieces = [b"data: 1\n\n", *[b""] * 9, b"data: 2\n\n", b"", b"data: 3\n\n"]
+    passed = list(itertools.chain.from_iterable(watch._passing(iter(pieces))))
+    assert b"".join(passed) == watch._kept.take() == b"".join(pieces)
 
 
 def test_what_is_kept_of_a_long_stream_is_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
