@@ -21,6 +21,13 @@ STREAM: dict[str, Any] = {"model": "gpt-4o", "messages": HELLO, "stream": True}
 WORDS = "one two three four five six"
 
 
+@pytest.fixture(autouse=True, params=[False, True], ids=["usage hidden", "usage asked for"])
+def usage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try all with the usage asked for by us, so that one event is kept from the user, and by the user."""
+    if request.param:
+        monkeypatch.setitem(STREAM, "stream_options", {"include_usage": True})
+
+
 @pytest.fixture
 def slow() -> Iterator[FakeOpenAI]:
     """A server whose chunks come one by one, so that a stream can be left in its middle."""

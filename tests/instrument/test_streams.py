@@ -15,11 +15,19 @@ import pytest
 import rlm_obs
 from rlm_obs import CostTracker, Record, _lost
 from rlm_obs._call import Call
+from rlm_obs._instrument import kept
 from rlm_obs.testing import Answer, Collected, FakeOpenAI, fake_openai
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello there"}]
 STREAM: dict[str, Any] = {"model": "gpt-4o", "messages": HELLO, "stream": True}
 WORDS = "one two three four five six"
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["usage hidden", "usage asked for"])
+def usage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try all with the usage asked for by us, so that one event is kept from the user, and by the user."""
+    if request.param:
+        monkeypatch.setitem(STREAM, "stream_options", {"include_usage": True})
 
 
 @pytest.fixture
@@ -380,7 +388,7 @@ async def test_what_is_odd_in_a_parsed_stream_is_the_users_alone(
     ]
     with fake_openai(Answer(chunks=chunks)) as server:
         got = await caller.all(await started(caller, server))
-    assert len(got) == 5  # the one that carries the usage alone was asked for by us
+    assert len(got) == 5 + ("stream_options" in STREAM)  # of two events with usage one carries nothing else
     record = only(collect)
     assert record.usage is not None
     assert (record.status, record.usage.input_tokens, record.usage.output_tokens) == ("ok", 7, 3)
@@ -415,15 +423,14 @@ async def test_a_stream_that_outgrows_its_hold_is_closed(
     assert budget.held == 0
 
 
-@pytest.mark.parametrize("asked", [False, True], ids=["usage hidden", "usage asked for"])
 async def test_a_stream_of_any_length_is_heard_to_its_last_chunk(
-    asked: bool, caller: Any, as_openai: Any, collect: Collected
+    caller: Any, as_openai: Any, collect: Collected
 ) -> None:
     """Chunks are heard a few at a time: whatever their number, none is missed or heard twice, and the user gets each one."""
-    given = {**STREAM, "stream_options": {"include_usage": True}} if asked else STREAM
+    asked = "stream_options" in STREAM
     for words in range(1, 28):
         with fake_openai(" ".join(["w"] * words), usage={"prompt_tokens": 10, "completion_tokens": words}) as server:
-            got = await caller.all(await caller(caller.client(server).chat.completions.create(**given)))
+            got = await caller.all(await caller(caller.client(server).chat.completions.create(**STREAM)))
         record = collect.records[-1]
         chunks = record.attributes["rlm_obs.response.chunks"]
         assert (record.status, record.usage.output_tokens) == ("ok", words)  # type: ignore[union-attr]
@@ -432,15 +439,13 @@ async def test_a_stream_of_any_length_is_heard_to_its_last_chunk(
         assert record.attributes["gen_ai.response.finish_reasons"] == ("stop",)
 
 
-@pytest.mark.parametrize("asked", [False, True], ids=["usage hidden", "usage asked for"])
 @pytest.mark.parametrize("read", [1, 2, 8, 17])
 async def test_what_had_come_when_a_stream_was_closed_is_counted(
-    read: int, asked: bool, caller: Any, as_openai: Any, collect: Collected
+    read: int, caller: Any, as_openai: Any, collect: Collected
 ) -> None:
     """A stream that is closed after so many chunks is charged for what had come by then."""
-    given = {**STREAM, "stream_options": {"include_usage": True}} if asked else STREAM
     with fake_openai(" ".join(["w"] * 40), chunk_delay_s=0.02) as server:
-        stream = await caller(caller.client(server).chat.completions.create(**given))
+        stream = await started(caller, server)
         for _ in range(read):
             await caller(stream.__anext__() if caller.awaits else next(stream))
         await caller(stream.close())
@@ -453,24 +458,32 @@ async def test_what_had_come_when_a_stream_was_closed_is_counted(
 CALLED: list[Any] = [{"index": 0, "id": "call_1", "function": {"name": "look", "arguments": ""}, "type": "function"}]
 
 
-@pytest.mark.parametrize("length", [3, 300, 2_000])
+@pytest.mark.parametrize(("length", "most"), [(3, None), (300, None), (2_000, None), (500, 3_000)])
 @pytest.mark.parametrize(
     "kind", ["text", "tools asked for", "tools not asked for", "several", "usage early", "no usage"]
 )
 async def test_what_a_stream_says_is_found_wherever_it_says_it(
-    kind: str, length: int, caller: Any, as_openai: Any, collect: Collected
+    kind: str,
+    length: int,
+    most: int | None,
+    caller: Any,
+    as_openai: Any,
+    collect: Collected,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """However long a stream is, and in whichever event it says why it ends, what it calls and what it used: the record has it."""
+    """However long a stream is, and in whichever event it says why it ends, what it calls and uses: the record has it."""
+    if most is not None:
+        monkeypatch.setattr(kept, "MOST", most)
     head = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o-2024-08-06"}
 
     def chunk(finish: str | None = None, index: int = 0, **delta: Any) -> dict[str, Any]:
         return {**head, "choices": [{"index": index, "delta": delta, "finish_reason": finish}], "usage": None}
 
     chunks = [chunk(content=f"w{n} ") for n in range(length)]
-    usage = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
-    told = {**head, "choices": [], "usage": usage}
+    used = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
+    told = {**head, "choices": [], "usage": used}
     reasons: tuple[str, ...] = ("stop",)
-    asked: dict[str, Any] = {**STREAM, "stream_options": {"include_usage": True}}
+    asked = dict(STREAM)
     if kind.startswith("tools"):
         chunks.insert(1, chunk(tool_calls=CALLED))
     if kind == "tools asked for":
@@ -487,14 +500,15 @@ async def test_what_a_stream_says_is_found_wherever_it_says_it(
         end.append(told)
     with fake_openai(Answer(chunks=[*chunks, *end])) as server:
         got = await caller.all(await caller(caller.client(server).chat.completions.create(**asked)))
-    assert len(got) == len(chunks) + len(end)
+    hidden = "stream_options" not in STREAM and kind != "no usage"
+    assert len(got) == len(chunks) + len(end) - hidden
     record = only(collect)
     assert record.status == "ok"
     assert record.attributes["gen_ai.response.finish_reasons"] == reasons
     assert record.attributes.get("rlm_obs.response.tool_calls") == (1 if kind.startswith("tools") else None)
-    assert record.attributes["rlm_obs.response.chunks"] == len(got) + 1  # `[DONE]`
-    used = None if kind == "no usage" else (1000, 100)
-    assert (record.usage and (record.usage.input_tokens, record.usage.output_tokens)) == used
+    assert record.attributes["rlm_obs.response.chunks"] == len(got) + hidden + 1  # `[DONE]`
+    said = record.usage and (record.usage.input_tokens, record.usage.output_tokens)
+    assert said == (None if kind == "no usage" else (1000, 100))
 
 
 async def test_a_stream_left_and_taken_up_by_next_slowly_is_not_cut_off(
@@ -503,9 +517,7 @@ async def test_a_stream_left_and_taken_up_by_next_slowly_is_not_cut_off(
     """A look at the first chunk in a loop, then `next` and a long thought over chunks that had come with it: nobody has left."""
     monkeypatch.setattr(_lost, "LEFT_FOR_S", 0.1)
     with fake_openai(WORDS, usage={"prompt_tokens": 1000, "completion_tokens": 100}) as server:
-        client = caller.client(server)
-        given: Any = {**STREAM, "stream_options": {"include_usage": True}}
-        stream = await caller(client.chat.completions.create(**given))
+        stream = await started(caller, server)
         await asyncio.sleep(0.1)  # all of it has come
         await caller.first(stream)
         await caller(stream.__anext__() if caller.awaits else next(stream))
