@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -136,6 +138,30 @@ async def test_an_error_in_the_users_loop_leaves_the_stream(
     await caller.ticks()
     assert only(collect).status == "aborted"
     await caller(stream.close())
+
+
+def test_a_stream_closed_by_another_thread_is_not_complete(
+    slow: FakeOpenAI, as_openai: Any, collect: Collected
+) -> None:
+    """`stream.close()` while another thread waits for the next chunk: that thread's error or end, and never a whole answer."""
+    with openai.OpenAI(api_key="test", base_url=slow.base_url) as client:
+        stream: Any = client.chat.completions.create(**STREAM)
+        next(stream)
+
+        def read() -> None:
+            with contextlib.suppress(Exception):  # whichever it is, it is the client's own
+                for _ in stream:
+                    pass
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        time.sleep(0.015)
+        stream.close()
+        reader.join(5)
+        assert not reader.is_alive()
+    record = only(collect)
+    assert record.status != "ok"
+    assert record.usage is None
 
 
 async def test_a_cancelled_reader_ends_the_call(slow: FakeOpenAI, as_openai: Any, collect: Collected) -> None:
