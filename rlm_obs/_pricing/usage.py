@@ -30,7 +30,6 @@ OUTPUT_PARTS = {
     "accepted_prediction_tokens": "accepted_prediction_tokens",
     "rejected_prediction_tokens": "rejected_prediction_tokens",
 }
-WHOLE = {int}
 MEDIA = ("audio_tokens", "image_tokens")
 DETAILS = (("prompt_tokens_details", INPUT_PARTS), ("completion_tokens_details", OUTPUT_PARTS))
 #: What the usage of a chat has, and no other that is read here.
@@ -115,20 +114,18 @@ def text_counts(raw: object, provider: str = "openai") -> dict[str, int] | None:
     prompt, answer = said.get("prompt_tokens"), said.get("completion_tokens")
     if prompt.__class__ is not int or answer.__class__ is not int or not 0 <= prompt <= ABSURD >= answer >= 0:
         return None
-    counts: dict[Any, int] = {"input_tokens": prompt, "output_tokens": answer}
+    counts = {"input_tokens": prompt, "output_tokens": answer}
     for details, names in DETAILS:
         parts = said.get(details)
         if parts is not None:
-            parts = fields_of(parts)
-            if None in parts.values():
-                parts = {name: number for name, number in parts.items() if number is not None}
-            if set(map(type, parts.values())) == WHOLE:  # as all of them are, of most answers
-                if min(parts.values()) < 0 or max(parts.values()) > ABSURD or any(map(parts.get, MEDIA)):
+            for name, number in fields_of(parts).items():
+                if number.__class__ is int and 0 <= number <= ABSURD:
+                    if name in names:
+                        counts[names[name]] = number
+                        if number and name in MEDIA:
+                            return None
+                elif number is not None:
                     return None
-                counts.update(zip(map(names.get, parts), parts.values(), strict=True))
-                counts.pop(None, None)
-            elif parts:
-                return None
     return counts
 
 
