@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ SLACK = 16  # events that bring no output: of the role, the end, the usage
 MANY, MANY_BYTES = 128, 64_000
 
 
-class Hearing:
+class Hearing(ABC):
     """The events of one stream; its subclass ends the call, and has what was kept read before."""
 
     #: The SDK's stream, where it reads the response: its objects pass, not only bytes.
@@ -41,8 +42,9 @@ class Hearing:
         self._kept = Kept()  # what is still to be read, for the texts that it brings if for nothing else
         self._texts: list[str] = []  # what was brought, where it has a room, as far as it was read
 
+    @abstractmethod
     def _end(self, error: BaseException | None, *, complete: bool = False) -> None:
-        raise NotImplementedError
+        """End the call: the event that is the last one was read."""
 
     # -- bytes, read as they pass ------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from typing import Any
 USAGES = b'"usage":{', b'"usage": {'
 REASONS = b'"finish_reason":"', b'"finish_reason": "'
 NAMES = b':{"name":', b': {"name": '
+TIERS = b'"service_tier":"', b'"service_tier": "'
 OF_CALLS = b"tool_calls", b"function_call"
 DECODER = json.JSONDecoder()
 
@@ -39,4 +40,6 @@ def last_words(data: bytes | bytearray, tools: bool) -> tuple[dict[str, Any], by
         return None
     if said.__class__ is not dict or not said.get("usage") or not said.get("model") or "error" in said:
         return None
+    if not said.get("service_tier") and any(tier in data[: data.find(b"\ndata:", 6)] for tier in TIERS):
+        return None  # which changes the price, and was told by the first event alone
     return said, bytes(data[data.rfind(b"\ndata:", 0, at) + 1 :])

@@ -460,7 +460,7 @@ CALLED: list[Any] = [{"index": 0, "id": "call_1", "function": {"name": "look", "
 
 @pytest.mark.parametrize(("length", "most"), [(3, None), (300, None), (2_000, None), (500, 3_000)])
 @pytest.mark.parametrize(
-    "kind", ["text", "tools asked for", "tools not asked for", "several", "usage early", "no usage"]
+    "kind", ["text", "tools asked for", "tools not asked for", "several", "usage early", "no usage", "tier early"]
 )
 async def test_what_a_stream_says_is_found_wherever_it_says_it(
     kind: str,
@@ -493,6 +493,8 @@ async def test_what_a_stream_says_is_found_wherever_it_says_it(
     if kind == "several":
         asked["n"], reasons = 2, ("length", "stop")
         chunks.insert(1, chunk("length", index=1))
+    if kind == "tier early":
+        chunks[0]["service_tier"] = "flex"
     end = [chunk(reasons[-1])]
     if kind == "usage early":
         chunks.insert(1, told)
@@ -508,6 +510,7 @@ async def test_what_a_stream_says_is_found_wherever_it_says_it(
     assert record.attributes.get("rlm_obs.response.tool_calls") == (1 if kind.startswith("tools") else None)
     assert record.attributes["rlm_obs.response.chunks"] == len(got) + hidden + 1  # `[DONE]`
     said = record.usage and (record.usage.input_tokens, record.usage.output_tokens)
+    assert record.service_tier == ("flex" if kind == "tier early" else None)
     assert said == (None if kind == "no usage" else (1000, 100))
 
 

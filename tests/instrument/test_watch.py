@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletionChunk
 
+import rlm_obs
 from rlm_obs import _lost
 from rlm_obs._call import Call, Needs
 from rlm_obs._instrument.gate import Gate, Passing
@@ -215,10 +216,11 @@ def test_a_body_that_is_too_deep_is_left_unread() -> None:
     response, call = watched([body], asked=False)
     response.headers["content-type"] = "application/json"
     watch = response.__dict__["_rlm_obs_watch"]
-    watch._events, watch._json = False, True
+    watch._events, watch._json, watch._body = False, True, []
     assert b"".join(response.iter_bytes()) == body
     assert call.record is not None
     assert call.record.status == "ok"
+    assert rlm_obs.stats()["failures"]["stream"] == 1  # it was tried
 
 
 async def test_a_closed_reader_closes_as_the_bare_one_does() -> None:
