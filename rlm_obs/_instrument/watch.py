@@ -267,7 +267,8 @@ class Watch(Hearing):
             return  # the response closes itself behind its last byte, which is still to be seen
         if self._is_heard():
             if self._quiet:
-                self.all_heard(error if self._came_through(error) else None)
+                through = isinstance(error, GeneratorExit) or self._came_through(error)
+                self.all_heard(error if through else None)
             return
         if isinstance(error, GeneratorExit):
             self._drop()
