@@ -24,7 +24,8 @@ OPENAI ?=
 LIBRARIES ?=
 LOWEST ?=
 CHECKS ?= check docs
-PYTEST ?=
+# A file's tests run in one process, the files in as many as there are cores.
+PYTEST ?= -n auto --dist loadfile
 RECEIVERS ?=
 PEERS ?=
 
@@ -63,8 +64,9 @@ $(VENV)/.test $(VENV)/.dev: pyproject.toml tests/lowest.py | $(BIN)/python
 demo: $(VENV)/.demo
 	@$(BIN)/rlm-obs demo
 
+# Tests start Python some thousand times: where bytecode is not written, each of these compiles all of it.
 test: $(VENV)/.$(GROUP) $(CHECKS)
-	$(BIN)/python -m pytest $(PYTEST)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest $(PYTEST)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -23,6 +24,16 @@ def pytest_configure(config: pytest.Config) -> None:
     if tuple(map(int, version("pytest-asyncio").split(".")[:2])) < (1, 4):
         for message in LEFT_OPEN:
             config.addinivalue_line("filterwarnings", f"ignore:{message}:ResourceWarning")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_left() -> Iterator[None]:
+    """End the calls that a file's tests have dropped, before another file's tests see them end."""
+    yield
+    from rlm_obs import _lost
+
+    gc.collect()
+    _lost.lost.end_all()
 
 
 @pytest.fixture(autouse=True)

@@ -267,6 +267,7 @@ class Watch(Hearing):
             return  # the response closes itself behind its last byte, which is still to be seen
         if self._is_heard():
             if self._quiet:
+                # What is dropped may be closed by any of the generators in it, in any order.
                 through = isinstance(error, GeneratorExit) or self._came_through(error)
                 self.all_heard(error if through else None)
             return

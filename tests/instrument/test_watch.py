@@ -301,11 +301,12 @@ def test_empty_pieces_end_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     from rlm_obs._instrument import hearing
 
     monkeypatch.setattr(hearing, "MANY", 2)
-    response, _ = watched([], asked=False)
+    response, call = watched([], asked=False)
     watch = response.__dict__["_rlm_obs_watch"]
     pieces = [b"data: 1\n\n", *[b""] * 9, b"data: 2\n\n", b"", b"data: 3\n\n"]
     passed = list(itertools.chain.from_iterable(watch._passing(iter(pieces))))
     assert b"".join(passed) == watch._kept.take() == b"".join(pieces)
+    call.abort()
 
 
 def test_what_is_kept_of_a_long_stream_is_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
