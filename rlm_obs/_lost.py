@@ -30,9 +30,9 @@ class Lost:
 
     def start(self) -> None:
         """Have the thread running in this process."""
-        if self._thread is None or not self._thread.is_alive():
+        if self._thread is None:
             with self._lock:
-                if self._thread is None or not self._thread.is_alive():
+                if self._thread is None:
                     thread = threading.Thread(target=self._run, name="rlm_obs-lost", daemon=True)
                     thread.start()
                     self._thread = thread
@@ -66,13 +66,16 @@ class Lost:
                     _guard.guarded("stream", end)
 
     def _run(self) -> None:
-        while True:
-            with self._lock:
-                pause = max(0.0, self._left[0][0] - time.monotonic()) if self._left else None
-            with contextlib.suppress(queue.Empty):  # then the first of those that were left is due
-                self._wake.get(timeout=pause)
-            self.end_gone()
-            self._end_left(time.monotonic())
+        try:
+            while True:
+                with self._lock:
+                    pause = max(0.0, self._left[0][0] - time.monotonic()) if self._left else None
+                with contextlib.suppress(queue.Empty):  # then the first of those that were left is due
+                    self._wake.get(timeout=pause)
+                self.end_gone()
+                self._end_left(time.monotonic())
+        finally:
+            self._thread = None  # the next stream starts another
 
 
 lost = Lost()

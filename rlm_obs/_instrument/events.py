@@ -19,9 +19,10 @@ def whole_events(data: bytes) -> tuple[bytes, bytes]:
     return data[:end], data[end:]
 
 
-def count_events(data: bytes | bytearray) -> int:
-    """Return how many events of `data` bring something."""
-    return data.startswith(b"data:") + data.count(b"\ndata:") + (data.count(b"\rdata:") if b"\r" in data else 0)
+def count_events(data: bytes | bytearray, start: int = 0) -> int:
+    """Return how many events of `data`, from `start` on, bring something."""
+    returns = data.count(b"\rdata:", start) if data.find(b"\r", start) >= 0 else 0
+    return data.startswith(b"data:", start) + data.count(b"\ndata:", start) + returns
 
 
 def split_events(whole: bytes) -> list[bytes]:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from rlm_obs import _guard
 from rlm_obs._instrument.events import count_events, data_of, parsed, split_events, whole_events
-from rlm_obs._instrument.kept import Kept
+from rlm_obs._instrument.kept import ROOM, Kept
 from rlm_obs.errors import BudgetExceeded
 
 if TYPE_CHECKING:
     from rlm_obs._instrument.gate import Passing
 
 SLACK = 16  # events that bring no output: of the role, the end, the usage
-#: So many pieces, and about so many bytes, may pass before what is kept of them is looked after.
-MANY, MANY_BYTES = 128, 64_000
+#: So many pieces may pass before what is kept of them is looked after.
+MANY = 256
 
 
 class Hearing(ABC):
@@ -39,7 +39,7 @@ class Hearing(ABC):
         self.keeps = passing.keeps
         self._room = room = call.output_room  # tokens that the stream may write; None: as many as it likes
         self._most = sys.maxsize if room is None else room + SLACK  # from more on, its output is counted
-        self._kept = Kept()  # what is still to be read, for the texts that it brings if for nothing else
+        self._kept = Kept(self.keeps)  # what is still to be read, for the texts that it brings if for nothing else
         self._texts: list[str] = []  # what was brought, where it has a room, as far as it was read
 
     @abstractmethod
@@ -106,7 +106,7 @@ class Hearing(ABC):
                 return
             self._begin(data)
             yield (data,)
-        many = max(1, min(MANY, self._most // 2))
+        many = max(1, min(MANY, self._most // 2, ROOM // len(self._kept)))
         while True:
             before = len(self._kept)
             yield self._kept.passing(source, many)
@@ -145,7 +145,8 @@ class Hearing(ABC):
         elif not self._kept.pack():
             self._read_kept()
         left = (self._most - self._count) // 2
-        return max(1, min(MANY, left * pieces // (events or 1), MANY_BYTES * pieces // (len(data) or 1)))
+        room = ROOM - len(self._kept)
+        return max(1, min(MANY, left * pieces // (events or 1), room * pieces // (len(data) or 1)))
 
     def _read_kept(self) -> None:
         """Read what was kept: what it says if that was not heard, what it brings if there is a room for it."""
@@ -160,10 +161,10 @@ class Hearing(ABC):
 
     def _read_rest(self) -> None:
         """Read what the events say that were kept: the stream is over, and what they bring counts no more."""
-        data = self._kept.take()
-        self._count = self._read + count_events(data)
-        if self._read or not self._reader.at_once(data, self._asked, self._call.answer):
-            for event in split_events(bytes(data)):
+        data, start = self._kept.last()
+        self._count = self._read + count_events(data, start)
+        if self._read or not self._reader.at_once(data, start, self._asked, self._call.answer):
+            for event in split_events(bytes(data[start:])):
                 if (said := self._said(event)) is not None:
                     self._reader.event(said, self._call.answer)
 

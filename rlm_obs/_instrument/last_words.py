@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-#: How an event says its usage, why a choice ends, and which tool it calls.
+#: How an event says its usage, why a choice ends, which tool it calls, and which tier has answered.
 USAGES = b'"usage":{', b'"usage": {'
 REASONS = b'"finish_reason":"', b'"finish_reason": "'
 NAMES = b':{"name":', b': {"name": '
@@ -14,25 +14,25 @@ OF_CALLS = b"tool_calls", b"function_call"
 DECODER = json.JSONDecoder()
 
 
-def last_words(data: bytes | bytearray, tools: bool) -> tuple[dict[str, Any], bytes] | None:
+def last_words(data: bytes | bytearray, start: int, tools: bool) -> tuple[dict[str, Any], bytes] | None:
     """Return the event that has the usage, and the bytes from the one on that says why the answer ended.
 
     None where the events between may say more than a text: with calls of tools, with several choices, without a usage in
     the last event. `tools` says whether the answer may call some.
     """
-    end = data.rfind(b"\ndata:")
+    end = data.rfind(b"\ndata:", start)
     last = data[end + 6 :].strip()
     if last == b"[DONE]":
-        end, done = data.rfind(b"\ndata:", 0, end), end
+        end, done = data.rfind(b"\ndata:", start, end), end
         last = data[end + 6 : done].strip()
     reason = REASONS[0]
-    at = data.rfind(reason)
+    at = data.rfind(reason, start)
     if at < 0:
         reason = REASONS[1]
-        at = data.rfind(reason)
-    if at < 0 or data.startswith(OF_CALLS, at + len(reason)) or data.find(reason, 0, at) >= 0:
+        at = data.rfind(reason, start)
+    if at < 0 or data.startswith(OF_CALLS, at + len(reason)) or data.find(reason, start, at) >= 0:
         return None
-    if tools and (NAMES[0] in data or NAMES[1] in data):
+    if tools and any([data.find(name, start) >= 0 for name in NAMES]):
         return None
     try:
         said, _ = DECODER.raw_decode(last.decode())
@@ -40,6 +40,6 @@ def last_words(data: bytes | bytearray, tools: bool) -> tuple[dict[str, Any], by
         return None
     if said.__class__ is not dict or not said.get("usage") or not said.get("model") or "error" in said:
         return None
-    if not said.get("service_tier") and any(tier in data[: data.find(b"\ndata:", 6)] for tier in TIERS):
+    if not said.get("service_tier") and any([tier in data[start : data.find(b"\ndata:", start + 6)] for tier in TIERS]):
         return None  # which changes the price, and was told by the first event alone
-    return said, bytes(data[data.rfind(b"\ndata:", 0, at) + 1 :])
+    return said, bytes(data[data.rfind(b"\ndata:", start, at) + 1 :])

@@ -321,8 +321,8 @@ class OpenAIReader(Reader):
         kind = getattr(event, "type", None)
         return self.written(event) if isinstance(kind, str) and kind.endswith(".delta") else None
 
-    def at_once(self, data: bytes | bytearray, asked: Asked, into: Answer) -> bool:
-        found = last_words(data, asked.tools)
+    def at_once(self, data: bytes | bytearray, start: int, asked: Asked, into: Answer) -> bool:
+        found = last_words(data, start, asked.tools)
         if found is None:
             return False
         said, ending = found

@@ -82,9 +82,9 @@ class Reader(Protocol):
         None if in doubt."""
         return None
 
-    def at_once(self, data: bytes | bytearray, asked: Asked, into: Answer) -> bool:
-        """Take from the bytes of a whole stream what its events say, where that is quick to tell; False where it is not, and
-        nothing was taken: each event is read then. Asked at endpoints that are `patient`."""
+    def at_once(self, data: bytes | bytearray, start: int, asked: Asked, into: Answer) -> bool:
+        """Take from the bytes of a whole stream, which begins at `start`, what its events say, where that is quick to tell;
+        False where it is not, and nothing was taken: each event is read then. Asked at endpoints that are `patient`."""
         return False
 
     def only_usage(self, event: Any) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
+import random
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -72,8 +74,8 @@ class Cut(HTTP.SyncByteStream, HTTP.AsyncByteStream):  # type: ignore[misc, name
             yield piece
 
 
-def watched(pieces: Sequence[bytes], *, asked: bool, awaits: bool = False) -> tuple[Any, Call]:
-    """Return a response under watch whose body arrives in `pieces`, and its call."""
+def watched(pieces: Sequence[bytes], *, asked: bool, awaits: bool = False, keeps: bool = False) -> tuple[Any, Call]:
+    """Return a response under watch whose body arrives in `pieces`, and its call; it `keeps` its bytes, to read them later."""
     request = Request(provider="openai", endpoint="/chat/completions", operation="chat", model="gpt-4o", streamed=True)
     call = Call(
         request,
@@ -89,7 +91,9 @@ def watched(pieces: Sequence[bytes], *, asked: bool, awaits: bool = False) -> tu
     response = HTTP.Response(200, headers={"content-type": "text/event-stream"}, stream=Cut(pieces))
     response.request = HTTP.Request("POST", "http://127.0.0.1/")
     holds = InForce(runtime(), None, (), (), {})
-    Watch.over(response, Passing(GATE, holds, call, asking, None, True, awaits, None))
+    passing = Passing(GATE, holds, call, asking, None, True, awaits, None)
+    passing.keeps = passing.quiet = keeps
+    Watch.over(response, passing)
     return response, call
 
 
@@ -257,15 +261,66 @@ def test_a_stream_taken_up_from_what_has_arrived_is_not_cut_off(monkeypatch: pyt
 
 def test_what_had_come_before_the_user_left_is_read() -> None:
     """A stream that is closed when all of it had come is charged as its usage says, though the user took one event."""
-    response, call = watched([stream_of("\n")], asked=False)
+    response, call = watched([stream_of("\n")], asked=False, keeps=True)
     cls: Any = leaving(openai.Stream[ChatCompletionChunk], True)
-    response.__dict__["_rlm_obs_watch"]._quiet = response.__dict__["_rlm_obs_watch"].keeps = True
     with openai.OpenAI(api_key="test", base_url="http://127.0.0.1/") as client:
         stream = cls(cast_to=ChatCompletionChunk, response=response, client=client)
         next(stream)
         stream.close()
     assert call.record is not None and call.record.usage is not None
     assert (call.record.status, call.record.usage.output_tokens) == ("aborted", 100)
+
+
+def test_what_had_come_before_a_stream_was_dropped_is_read() -> None:
+    """The same of one that is garbage-collected in a cycle, while others use what such streams have left."""
+    cls: Any = leaving(openai.Stream[ChatCompletionChunk], True)
+    with openai.OpenAI(api_key="test", base_url="http://127.0.0.1/") as client:
+        for _ in range(20):
+            calls = []
+            for leaves in (True, False):
+                response, call = watched([stream_of("\n")], asked=False, keeps=True)
+                stream = cls(cast_to=ChatCompletionChunk, response=response, client=client)
+                next(stream)
+                stream.cycle = [stream] if leaves else None
+                calls.append(call)
+                if not leaves:
+                    list(stream)
+                del stream, response
+            gc.collect()
+            _lost.lost.end_all()
+            dropped, whole = [call.record for call in calls]
+            assert dropped is not None and dropped.usage is not None and whole is not None and whole.usage is not None
+            assert (dropped.status, dropped.usage.output_tokens) == ("aborted", 100)
+            assert (whole.status, whole.usage.output_tokens) == ("ok", 100)
+
+
+def test_streams_at_a_time_keep_their_bytes_apart() -> None:
+    """More streams than places wait for them, in turns and begun anew in any order: each has its own bytes, and no more."""
+    from rlm_obs._instrument import kept as module
+
+    before = len(module._spare)
+    chance = random.Random(7)
+    open_: list[tuple[Any, bytes]] = []
+    for number in range(600):
+        if len(open_) == 20 or (open_ and chance.random() < 0.4):
+            kept, said = open_.pop(chance.randrange(len(open_)))
+            place, start = kept.last()
+            assert place[start:] == said
+            del place
+        else:
+            kept, said = module.Kept(True), b""
+            for part in range(chance.randrange(4)):
+                pieces = [b"%d-%d" % (number, part) * chance.randrange(1, 9000)]
+                said += b"".join(kept.passing(iter(pieces), 9))
+                if chance.random() < 0.3:
+                    kept.pack()
+            open_.append((kept, said))
+        del kept
+    open_.clear()
+    assert len(module._spare) == before
+    waiting = [place for place in module._spare if place is not None]
+    assert waiting and all([len(place) == module.HALF for place in waiting])
+    assert all([sys.getsizeof(place) >= 2 * module.HALF for place in waiting])  # none has to grow again
 
 
 @settings(max_examples=60, deadline=None)
@@ -283,9 +338,7 @@ def test_any_cuts_are_the_same_stream_to_who_keeps_it(
     body = stream_of(end, comment, usage=usage, done=done)
     edges = [0, *sorted(cuts), len(body)]
     pieces = [body[a:b] for a, b in itertools.pairwise(edges)]
-    response, call = watched(pieces, asked=False)
-    watch = response.__dict__["_rlm_obs_watch"]
-    watch._quiet = watch.keeps = True
+    response, call = watched(pieces, asked=False, keeps=True)
     cls: Any = leaving(openai.Stream[ChatCompletionChunk], True)
     with openai.OpenAI(api_key="test", base_url="http://127.0.0.1/") as client:
         events = list(cls(cast_to=ChatCompletionChunk, response=response, client=client))
