@@ -79,6 +79,7 @@ docs: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.pairs
 	$(BIN)/python -m benchmarks.delivery
 
 bench-budgets: $(VENV)/.dev

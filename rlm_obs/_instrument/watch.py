@@ -291,8 +291,10 @@ class Watch(Hearing):
 
     def _came_through(self, error: BaseException | None) -> bool:
         """Tell whether it is the SDK's stream that has failed, and not something that the user's code handles meanwhile."""
+        if error is None:
+            return False
         frame = self._frame()
-        return error is not None and any(seen is frame for seen, _ in traceback.walk_tb(error.__traceback__))
+        return any(seen is frame for seen, _ in traceback.walk_tb(error.__traceback__))
 
     def _drop(self) -> None:
         """Have the call ended by another thread: this may run in a finaliser, so anywhere, inside any lock."""
@@ -320,17 +322,20 @@ class Watch(Hearing):
         self._call.abort()
 
     def _tell(self) -> None:
-        """Say how many tokens have come: one an event, or more where events carry more than the first one did."""
+        """Say how many events have come, and how many tokens where no usage does: one an event, or more where events carry
+        more than the first one did."""
         if not self._events:
             return
-        if self._items is not None:
-            if self.keeps:
-                _guard.guarded("stream", self._read_rest)
-            self._size = getattr(self._response, "num_bytes_downloaded", self._size)
+        if self._items is not None and self.keeps:
+            _guard.guarded("stream", self._read_rest)
         answer, count = self._call.answer, self._count
         answer.chunks = count
-        extra = (self._size - count * self._envelope) // 4 if self._envelope else 0
-        answer.streamed_tokens = max(count - 1, extra, 0)
+        if answer.counts is None:
+            size = self._size
+            if self._items is not None:
+                size = getattr(self._response, "num_bytes_downloaded", size)
+            extra = (size - count * self._envelope) // 4 if self._envelope else 0
+            answer.streamed_tokens = max(count - 1, extra, 0)
 
     def _unshadow(self) -> None:
         shadows = self._response.__dict__

@@ -55,9 +55,10 @@ class Dearest:
             if len(self._kept) >= MOST_KEPT:
                 self._kept.clear()
             self._kept[key] = shapes
-        costs = [self._at(request, bound, bound.input_tokens, output, shape) for shape in shapes]
-        if bound.audio_tokens or bound.image_tokens:  # which may have rates of their own
-            costs += [self._at(request, bound, bound.input_tokens, output, shape, media=True) for shape in shapes]
+        given = bound.input_tokens
+        costs = [
+            self._at(request, given, output, shape, *media) for media, shape in product(_media(bound, given), shapes)
+        ]
         return max((cost for cost in costs if cost is not None), key=_total, default=None)
 
     def _shapes(self, request: Request, bound: Bound, asked: object) -> Iterator[Shape]:
@@ -66,12 +67,12 @@ class Dearest:
         spoken = ("text", "reasoning", "audio") if bound.speaks else ("text", "reasoning")
         found: dict[Shape, tuple[Decimal, ...]] = {}
         for tier in tiers_of(request.provider, asked, self._project_tier):
-            if self._at(request, bound, SHORT, OUTPUT, (tier, "fresh", "text")) is None:
+            if self._at(request, SHORT, OUTPUT, (tier, "fresh", "text")) is None:
                 if tier == asked:
                     return  # what was asked for has no price
                 continue
             ways: dict[Shape, tuple[Decimal, ...]] = {
-                (tier, how, out): self._measured(request, bound, (tier, how, out)) for how, out in product(hows, spoken)
+                (tier, how, out): self._measured(request, (tier, how, out)) for how, out in product(hows, spoken)
             }
             for first in (0, 2):
                 dearest = max(ways, key=lambda way: EXACT.add(*ways[way][first : first + 2]))
@@ -83,16 +84,16 @@ class Dearest:
             if not any(all(a >= b for a, b in zip(other, amounts, strict=True)) for other in others):
                 yield shape
 
-    def _measured(self, request: Request, bound: Bound, shape: Shape) -> tuple[Decimal, ...]:
+    def _measured(self, request: Request, shape: Shape) -> tuple[Decimal, ...]:
         """Return what input costs, and what output costs more, below and above the steps."""
         amounts: list[Decimal] = []
         for size in (SHORT, LONG):
-            given = _total(self._at(request, bound, size, 0, shape))
-            amounts += [given, EXACT.subtract(_total(self._at(request, bound, size, OUTPUT, shape)), given)]
+            given = _total(self._at(request, size, 0, shape))
+            amounts += [given, EXACT.subtract(_total(self._at(request, size, OUTPUT, shape)), given)]
         return tuple(amounts)
 
     def _at(
-        self, request: Request, bound: Bound, given: int, output: int, shape: Shape, *, media: bool = False
+        self, request: Request, given: int, output: int, shape: Shape, sounds: int = 0, images: int = 0
     ) -> Cost | None:
         tier, how, spoken = shape
         if tier != request.params.get("service_tier"):
@@ -106,8 +107,6 @@ class Dearest:
                 base_url=request.base_url,
                 attributes=request.attributes,
             )
-        sounds = min(bound.audio_tokens, given) if media else 0
-        images = min(bound.image_tokens, given - sounds) if media else 0
         text = given - sounds - images
         return self._price(
             request,
@@ -140,6 +139,14 @@ def likely_usage(bound: Bound, output_tokens: int) -> Usage:
         return Usage(characters=bound.characters)
     likely = bound.input_tokens if bound.likely_tokens is None else bound.likely_tokens
     return Usage(input_tokens=likely, output_tokens=output_tokens)
+
+
+def _media(bound: Bound, given: int) -> set[tuple[int, int]]:
+    """Return how much of the input may be sound and pictures, which may have rates of their own: what is dearest is as much
+    as can be of one, then of the other, or none."""
+    sounds, images = min(bound.audio_tokens, given), min(bound.image_tokens, given)
+    both = (sounds, min(images, given - sounds)), (min(sounds, given - images), images)
+    return {(0, 0), (sounds, 0), (0, images), *both}
 
 
 def _total(cost: Cost | None) -> Decimal:

@@ -157,6 +157,15 @@ def test_writing_to_the_cache_is_in_it() -> None:
     assert total("default", replace(bound, long_cache=True), "gpt-6-sol") == Decimal("0.005")
 
 
+def test_sounds_and_pictures_are_what_is_dearest() -> None:
+    """Input that may be of either kind is held as the dearer one, whichever is told first."""
+    assert total("default", Bound(1_000, 0, audio_tokens=1_000, image_tokens=1_000), "gpt-image-1") == Decimal("0.01")
+    prices = {"input": Decimal(2), "output": Decimal(1), "input_audio": Decimal(1), "input_image": Decimal(3)}
+    dearest = Dearest(lambda request, usage: by_user(request, usage, Stated(Overrides({"m": prices}))))
+    most = dearest.cost(asked("openai", "m"), Bound(1_000, 0, audio_tokens=800, image_tokens=300))
+    assert most is not None and most.total == Decimal("0.0023")  # 300 pictures, the rest is text
+
+
 def test_long_input_reprices_the_whole() -> None:
     """Above 272,000 tokens of input, the output too is held at the higher rate."""
     below, above = total("default", Bound(272_000, 1_000)), total("default", Bound(272_001, 1_000))
