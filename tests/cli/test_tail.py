@@ -98,6 +98,8 @@ def following(path: Path | str, *options: str, **streams: Any) -> Iterator[subpr
     script = str(Path(sys.executable).parent / "rlm-obs")
     command = [script, "tail", "--follow", "--brief", str(path), *options]
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    if sys.platform != "win32":  # where a shell has begun the tests in the background, interrupts are ignored
+        streams["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     tail = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **streams
     )
