@@ -70,7 +70,7 @@ def measure(ways: Ways, base_url: str, kind: str, rounds: int, calls: int) -> No
                 took = timed(run, client, calls) / calls
                 if number >= 0:
                     times[way].append(took)
-            if number % FLUSHED == FLUSHED - 1:
+            if number >= 0 and number % FLUSHED == FLUSHED - 1:
                 for way in order:
                     flushes[way].append(timed(ways.flush[way]) / FLUSHED / calls)
     bare = statistics.median(times["bare"])

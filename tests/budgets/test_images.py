@@ -152,11 +152,14 @@ def test_an_odd_url_has_no_size(given: object) -> None:
 
 
 def test_a_long_data_url_is_not_copied() -> None:
-    """Ten megabytes of an image are read without a copy of it."""
+    """Ten megabytes of an image cost no more memory than its header."""
     text = url(jpeg(3_000, 2_000, metadata=4_000_000) + bytes(6_000_000))
-    tracemalloc.start()
-    try:
-        assert size_of(text) == (3_000, 2_000)
-        assert tracemalloc.get_traced_memory()[1] < 500_000  # of other threads of the tests too
-    finally:
-        tracemalloc.stop()
+    taken = []
+    for _ in range(5):  # other threads of the tests may ask for memory meanwhile
+        tracemalloc.start()
+        try:
+            assert size_of(text) == (3_000, 2_000)
+            taken.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert min(taken) < 20_000

@@ -271,6 +271,31 @@ def test_what_had_come_before_the_user_left_is_read() -> None:
     assert (call.record.status, call.record.usage.output_tokens) == ("aborted", 100)
 
 
+async def test_any_generator_of_a_stream_that_is_dropped_may_close_it_first() -> None:
+    """asyncio closes the generators of a collected stream in any order: whichever closes the response, it was left."""
+    response, call = watched([stream_of("\n")], asked=False, awaits=True, keeps=True)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        try:
+            yield b""
+        finally:
+            await response.aclose()
+
+    async def events() -> AsyncIterator[bytes]:
+        below: Any = pieces()
+        try:
+            yield await anext(below)
+        finally:
+            await below.aclose()
+
+    items: Any = events()
+    response.__dict__["_rlm_obs_watch"].listen(items)
+    await anext(items)
+    await items.aclose()
+    _lost.lost.end_all()
+    assert call.record is not None and call.record.status == "aborted"
+
+
 def test_what_had_come_before_a_stream_was_dropped_is_read() -> None:
     """The same of one that is garbage-collected in a cycle, while others use what such streams have left."""
     cls: Any = leaving(openai.Stream[ChatCompletionChunk], True)
