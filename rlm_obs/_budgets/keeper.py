@@ -27,6 +27,8 @@ LOOK_S = 0.25
 CROWD = 50
 #: The longest that the end of the program waits for a store to take back what is left.
 CLOSE_S = 2.0
+#: The pause before a store that has failed to take it back is asked again.
+AGAIN_S = 0.05
 
 
 class Keeper:
@@ -43,7 +45,7 @@ class Keeper:
         self._lock = threading.Lock()
         self._looked_at = 0.0
         self._offset: float | None = None  # the store's clock less ours
-        self._leaving = False
+        self._leaving_until: float | None = None
         _keepers.add(self)
         _exit.at_end(close_all)
 
@@ -77,14 +79,22 @@ class Keeper:
     def close(self, timeout_s: float) -> None:
         """Report what was spent, give back what is left and let go of the store, within `timeout_s`; a later call opens it
         again."""
-        thread = self._thread
+        ends, thread = time.monotonic() + timeout_s, self._thread
         if thread is None or not thread.is_alive():  # no thread starts any more at the very end of the program
             if self._active:
-                _guard.guarded("budget store", self._give_all_back)
+                _guard.guarded("budget store", self._give_all_back, ends)
             return
-        self._leaving = True
+        self._leaving_until = ends
         self._wake.set()
         thread.join(timeout_s)
+        if thread.is_alive():
+            _guard.failures["budget store not given back"] += 1
+            _guard.say_once(
+                "budget store not given back",
+                "what this process has left of a shared budget was not given back within %.1f s, as its store does not "
+                "answer: lost_lease says what becomes of it once its lease is over (counted in rlm_obs.stats())",
+                timeout_s,
+            )
 
     def after_fork(self) -> None:
         """In a forked child: no thread, no connection, and no lease of the parent's."""
@@ -110,10 +120,10 @@ class Keeper:
                 self._jobs.popleft()()
             for account in self._due():
                 self._exchange(account)
-            if self._leaving:
-                _guard.guarded("budget store", self._give_all_back)
+            if self._leaving_until is not None:
+                _guard.guarded("budget store", self._give_all_back, self._leaving_until)
                 with self._lock:
-                    self._leaving = False
+                    self._leaving_until = None
                     if not self._jobs and not self._urgent:
                         self._thread = None
                         return
@@ -149,8 +159,8 @@ class Keeper:
                     due.append(account)
             return due
 
-    def _exchange(self, account: Account, *, closing: bool = False) -> None:
-        """Tell the store of one account, and those in line what it has said."""
+    def _exchange(self, account: Account, *, closing: bool = False) -> bool:
+        """Tell the store of one account, and those in line what it has said; False if the store could not be asked."""
         lease = account.lease
         assert lease is not None
         with desk.lock:
@@ -165,17 +175,19 @@ class Keeper:
                 lease.failed_with(error)
                 desk.serve()
             lease.terms.say_down(error)
-            return
+            return False
         self._offset = reply.state.now - clock()
         with desk.lock:
             lease.replied(message, reply, sent_at, wall_sent_at)
             if not lease.asked:
                 self._urgent.pop(id(account), None)
             desk.serve()
+        return True
 
-    def _give_all_back(self) -> None:
+    def _give_all_back(self, ends: float) -> None:
         for account in list(self._active.values()):
-            self._exchange(account, closing=True)
+            while not self._exchange(account, closing=True) and time.monotonic() + AGAIN_S < ends:
+                time.sleep(AGAIN_S)
         store, self._store = self._store, None
         if store is not None:
             store.close()

@@ -148,18 +148,21 @@ class Lease:
         return max(0.0, self._next_try - now, self.replied_at + every - now)
 
     def message(self, held: Decimal, *, closing: bool = False) -> Message:
-        """Return the next message: what was spent, what goes back, what is wanted."""
-        now = clock()
+        """Return the next message: what was spent, what goes back, what is wanted; in a `closing` one, nothing is.
+
+        Whoever waits in line asks again once it is answered.
+        """
+        now, asked = clock(), self.asked and not closing
         if self.number and now - self.replied_at > ABANDON_S:
             unreported, short = self.unreported(), self.short
             self.start_anew()
             self.spent, self.short = unreported, short
         idle_s = IDLE_SCARCE_S if self._is_scarce() else IDLE_S
-        idle = not held and not self.asked and now - self.used_at >= idle_s
-        wanted = self.state is not None and self.state.wanted and not self.asked
-        in_vain = self.asked and self._tries > 0  # what is too little for this process may be enough for another
+        idle = not held and not asked and now - self.used_at >= idle_s
+        wanted = self.state is not None and self.state.wanted and not asked
+        in_vain = asked and self._tries > 0  # what is too little for this process may be enough for another
         returns = max(NONE, minus(self._left(), held)) if closing or idle or wanted or in_vain else NONE
-        least = plus(self.short, returns) if self.asked else NONE
+        least = plus(self.short, returns) if asked else NONE
         wants = self._share = max(times(self._share, 2), times(least, FIRST)) if least else NONE
         self.number += 1
         message = Message(
@@ -184,7 +187,10 @@ class Lease:
         return message
 
     def replied(self, message: Message, reply: Reply, sent_at: float, wall_sent_at: float) -> None:
-        """Take in an answer. The time of the lease runs from before the message was sent."""
+        """Take in an answer. The time of the lease runs from before the message was sent.
+
+        What was asked for meanwhile is forgotten: whoever waits in line asks again, once this answer does not do.
+        """
         got_more = reply.granted > minus(message.granted, message.returns)
         if message.wants and not got_more:
             self._tries += 1
@@ -195,7 +201,8 @@ class Lease:
         self.granted, self._reported = reply.granted, message.spent
         self.learnt(reply.state)
         self._expires, self._expires_wall = sent_at + message.ttl_s, wall_sent_at + message.ttl_s
-        self.replied_at, self.sending, self.failed, self.pending_since = clock(), False, None, None
+        self.replied_at, self.asked, self.sending = clock(), False, False
+        self.failed = self.pending_since = None
 
     def learnt(self, state: State) -> None:
         """Take in how the account stands, as a reader has asked the store; the lease itself is what it was."""

@@ -22,8 +22,12 @@ from openai import AsyncOpenAI
 
 import rlm_obs
 from rlm_obs import BudgetExceeded, ConfigError, CostTracker
+from rlm_obs._budgets.desk import desk
+from rlm_obs._budgets.keeper import close_all
+from rlm_obs._budgets.lease import clock
 from rlm_obs._budgets.memory import MemoryStore
 from rlm_obs._budgets.store import AccountId, Message, Reply, State
+from rlm_obs.errors import StoreError
 from rlm_obs.testing import FakeOpenAI, fake_openai
 from tests.budgets.conftest import EACH, HELLO, PRICES, connected
 
@@ -38,6 +42,7 @@ class Counted(MemoryStore):
         super().__init__(clock)
         self.trips = 0
         self.down: Exception | None = None
+        self.failing = 0
         self.gate = threading.Event()
         self.gate.set()
 
@@ -45,6 +50,9 @@ class Counted(MemoryStore):
         self.gate.wait(20)
         if self.down is not None:
             raise self.down
+        if self.failing:
+            self.failing -= 1
+            raise StoreError("locked")
         self.trips += 1
         reply = super().exchange(account, message)
         assert reply.state.spent + reply.state.leased <= reply.state.limit
@@ -69,6 +77,13 @@ def outcome(process: subprocess.Popen[str]) -> dict[str, Any]:
     assert process.returncode == 0, err
     said: dict[str, Any] = json.loads(out.splitlines()[-1])
     return said
+
+
+def within(seconds: float, true: Callable[[], Any]) -> None:
+    ends = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < ends
+        time.sleep(0.01)
 
 
 def state_of(store: str, name: str = "shared") -> State:
@@ -99,7 +114,6 @@ def counted() -> Counted:
 def test_ten_thousand_small_calls_take_few_round_trips(counted: Counted, priced: None) -> None:
     """A process takes shares and spends them itself: fewer than 200 round trips for 10,000 calls, and the last cent is used."""
     from rlm_obs._budgets.account import Hold, Need
-    from rlm_obs._budgets.desk import desk
 
     tracker = CostTracker(10, name="many", store=counted)
     accounts = tracker._book.accounts()
@@ -355,6 +369,68 @@ def test_a_store_that_was_down_when_the_program_began(counted: Counted, chat: Ch
     assert counted.read(AccountId("later")).limit == 50 * EACH  # type: ignore[union-attr]
 
 
+def test_a_program_that_ends_asks_for_nothing(counted: Counted, chat: Chat) -> None:
+    """Two calls ask at once and are refused by one answer: the end of the program takes no share for the one that came later."""
+    budget, other = AccountId("ends"), Message(lease="other", number=1, limit=10 * EACH, spent=9 * EACH + EACH / 2)
+    tracker = CostTracker(10 * EACH, name="ends", store=counted)
+    counted.exchange(budget, other)
+    counted.gate.clear()
+    trips = counted.trips
+
+    def call() -> None:
+        with tracker, pytest.raises(BudgetExceeded):
+            chat()
+
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(call)]
+        lease = tracker._book.accounts()[0].lease
+        assert lease is not None
+        within(10, lambda: lease.sending)
+        calls.append(pool.submit(call))
+        within(10, lambda: len(desk._line) == 2)
+        counted.gate.set()
+        for one in calls:
+            one.result(10)
+    assert counted.trips == trips + 1
+    assert not lease.asked  # nobody waits any more
+    lease.asked, lease._next_try = True, clock() + 60  # as it is when a call has given up since
+    counted.change(budget, "top-up", 10 * EACH, "me")
+    close_all()
+    state = counted.read(budget)
+    assert state is not None
+    assert (state.spent, state.leased) == (other.spent, 0)
+
+
+def test_the_end_of_a_program_tries_again(counted: Counted, chat: Chat) -> None:
+    """A store that fails once when the program gives back, as a file that another process has locked, is asked again."""
+    tracker = CostTracker(50 * EACH, name="again", store=counted)
+    with tracker:
+        chat()
+    counted.failing = 2
+    close_all()
+    state = counted.read(AccountId("again"))
+    assert state is not None
+    assert (state.spent, state.leased) == (EACH, 0)
+
+
+def test_a_share_that_does_not_go_back_is_told(
+    counted: Counted, chat: Chat, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of a program waits for a store that hangs for a while only, and says what that means."""
+    monkeypatch.setattr("rlm_obs._budgets.keeper.CLOSE_S", 0.3)
+    tracker = CostTracker(50 * EACH, name="hung", store=counted)
+    with tracker:
+        chat()
+    counted.gate.clear()
+    began = time.monotonic()
+    close_all()
+    assert time.monotonic() - began < 5
+    assert "was not given back within 0.3 s" in caplog.text
+    assert rlm_obs.stats()["failures"]["budget store not given back"] == 1
+    counted.gate.set()
+    within(10, lambda: (state := counted.read(AccountId("hung"))) is not None and not state.leased)
+
+
 def test_a_clock_that_jumps_changes_nothing(chat: Chat) -> None:
     """The machine's clock is set forth and back: the window stays the store's, and no share is spent beyond its time."""
     noon = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
@@ -473,8 +549,6 @@ def test_a_fork_takes_no_share_along(path: str, chat: Chat, server: FakeOpenAI) 
             with tracker:
                 chat()
                 chat()
-            from rlm_obs._budgets.keeper import close_all
-
             close_all()
             code = 0 if fresh else 2
         finally:
