@@ -7,6 +7,7 @@ stream, `iter_lines`, `read`, a library) passes it, and the user keeps the SDK's
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import sys
 import traceback
@@ -82,7 +83,9 @@ class Watch(Hearing):
     # -- what stands in the response's place; the two colours differ by `await` alone --------------------------------
 
     def _iter_bytes(self, chunk_size: int | None = None) -> Iterator[bytes]:
-        source = self._source = self._type.iter_bytes(self._response, chunk_size)
+        own, response = self._type.iter_bytes, self._response
+        source = own(response, chunk_size) if chunk_size or not _is_raw(response, own) else response.iter_raw()
+        self._source = source
         if not self._is_heard():
             self._items = None  # the user reads the bytes, and no stream
             return self._seen(source)
@@ -123,7 +126,8 @@ class Watch(Hearing):
             self._inside = False
 
     async def _aiter_bytes(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
-        source = self._type.aiter_bytes(self._response, chunk_size)
+        own, response = self._type.aiter_bytes, self._response
+        source = own(response, chunk_size) if chunk_size or not _is_raw(response, own) else response.aiter_raw()
         if not self._is_heard():
             self._items = None
         try:
@@ -379,3 +383,19 @@ class Watch(Hearing):
         """End the call if nobody has taken the stream up again."""
         if self._left and not self._moved() and not self._inside and not self._is_heard():
             self._end(None)
+
+
+def _is_raw(response: Any, own: Any) -> bool:
+    """Tell whether a response's bytes are those that arrive, so that they need not pass the client's decoder.
+
+    One generator less for each chunk: that is what the keeping of its bytes takes.
+    """
+    if "_content" in response.__dict__ or not _is_clients(own):
+        return False
+    return not any([name.lower() == b"content-encoding" for name, _ in response.headers.raw])
+
+
+@functools.lru_cache(maxsize=16)
+def _is_clients(own: Any) -> bool:
+    """Tell whether a method of a response's class is what the HTTP client has put there, and nobody else."""
+    return getattr(own, "__globals__", {}).get("__name__") in ("httpx._models", "httpx2._models")
