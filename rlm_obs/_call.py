@@ -73,7 +73,6 @@ class Answer:
     limits: Mapping[str, Any] | None = None
     kept: Mapping[str, Any] = MappingProxyType({})  # what a reader keeps for itself between the events
     content: Any = None
-    late: Callable[[Answer], None] | None = None  # takes what only a record says, when one is made
     goes_on: bool = False  # behind the answer: a later one tells what it cost
     #: What is held for a call that goes on: whoever reads its bill settles it.
     open: Admission | None = None
@@ -337,8 +336,6 @@ class Call:
 
     def _made(self, status: CallStatus) -> Record:
         answer, request = self.answer, self.request
-        if answer.late is not None:
-            _guard.held_back("call", answer.late, answer)
         place = self._place if self._span is None else _place_of(self._span)
         trace_id, span_id, parent_id = place or (0, 0, 0)
         return Record(

@@ -10,29 +10,31 @@ USAGES = b'"usage":{', b'"usage": {'
 REASONS = b'"finish_reason":"', b'"finish_reason": "'
 NAMES = b':{"name":', b': {"name": '
 TIERS = b'"service_tier":"', b'"service_tier": "'
-OF_CALLS = b"tool_calls", b"function_call"
+OF_CALLS = "tool_calls", "function_call"
 DECODER = json.JSONDecoder()
 
 
-def last_words(data: bytes | bytearray, start: int, tools: bool) -> tuple[dict[str, Any], bytes] | None:
-    """Return the event that has the usage, and the bytes from the one on that says why the answer ended.
+def last_words(data: bytes | bytearray, start: int, one_text: bool) -> tuple[dict[str, Any], str] | None:
+    """Return what the event says that has the usage, and why the answer ended.
 
     None where the events between may say more than a text: with calls of tools, with several choices, without a usage in
-    the last event. `tools` says whether the answer may call some.
+    the last event. `one_text` says that no more than a text was asked for, so that they need not be looked through.
     """
     end = data.rfind(b"\ndata:", start)
     last = data[end + 6 :].strip()
     if last == b"[DONE]":
         end, done = data.rfind(b"\ndata:", start, end), end
         last = data[end + 6 : done].strip()
-    reason = REASONS[0]
-    at = data.rfind(reason, start)
+    sign = REASONS[0]
+    at = data.rfind(sign, start)
     if at < 0:
-        reason = REASONS[1]
-        at = data.rfind(reason, start)
-    if at < 0 or data.startswith(OF_CALLS, at + len(reason)) or data.find(reason, start, at) >= 0:
+        sign = REASONS[1]
+        at = data.rfind(sign, start)
+    begins = at + len(sign)
+    reason = bytes(data[begins : data.find(b'"', begins)]).decode(errors="replace")
+    if at < 0 or "\\" in reason or reason.startswith(OF_CALLS):
         return None
-    if tools and any([data.find(name, start) >= 0 for name in NAMES]):
+    if not one_text and (data.find(sign, start, at) >= 0 or any([data.find(name, start) >= 0 for name in NAMES])):
         return None
     try:
         said, _ = DECODER.raw_decode(last.decode())
@@ -42,4 +44,4 @@ def last_words(data: bytes | bytearray, start: int, tools: bool) -> tuple[dict[s
         return None
     if not said.get("service_tier") and any([tier in data[start : data.find(b"\ndata:", start + 6)] for tier in TIERS]):
         return None  # which changes the price, and was told by the first event alone
-    return said, bytes(data[data.rfind(b"\ndata:", start, at) + 1 :])
+    return said, reason

@@ -16,7 +16,6 @@ from rlm_obs._hookspecs import hookimpl
 from rlm_obs._instrument import content
 from rlm_obs._instrument.bounds import has_bound
 from rlm_obs._instrument.endpoints import ENDPOINTS, USUAL, Asks, asked
-from rlm_obs._instrument.events import data_of, parsed, split_events
 from rlm_obs._instrument.joined import Joined
 from rlm_obs._instrument.last_words import NAMES, REASONS, USAGES, last_words
 from rlm_obs._instrument.later import Later, Price
@@ -154,7 +153,7 @@ class OpenAIReader(Reader):
         if holds.runtime.captures:
             found.content = functools.partial(content.of_request, body)
         if stream:
-            found.tools = "tools" in body or "functions" in body
+            found.one_text = _asks_one_text(body)
             found.ask_usage = endpoint.asks_usage and _wants_usage(body, known)
         elif callable(sent.get("post_parser")):
             found.parses = True
@@ -322,18 +321,13 @@ class OpenAIReader(Reader):
         return self.written(event) if isinstance(kind, str) and kind.endswith(".delta") else None
 
     def at_once(self, data: bytes | bytearray, start: int, asked: Asked, into: Answer) -> bool:
-        found = last_words(data, start, asked.tools)
+        found = last_words(data, start, asked.one_text)
         if found is None:
             return False
-        said, ending = found
+        said, reason = found
         self._facts(said, into)
-        into.late = functools.partial(self._late, ending)
+        into.finish_reasons = (reason,)
         return True
-
-    def _late(self, data: bytes, into: Answer) -> None:
-        """Take from the last events of a stream why its choice ended."""
-        said = [fields_of(parsed(data_of(event))) for event in split_events(data)]
-        into.finish_reasons = tuple([reason for one in said for reason in _reasons(_listed(one.get("choices")))])
 
     def only_usage(self, event: Any) -> bool:
         said = fields_of(event)
@@ -347,6 +341,16 @@ def _deployment(base_url: str) -> str | None:
     """Return Azure's deployment, where the client has one for all of its calls."""
     found = re.search(r"/deployments/([^/]+)", base_url)
     return found[1] if found else None
+
+
+def _asks_one_text(body: Mapping[str, Any]) -> bool:
+    """Tell whether the answer is to be a single text, of which no part calls a tool."""
+    return (
+        body.get("n") in (None, 1)
+        and "tools" not in body
+        and "functions" not in body
+        and isinstance(body.get("prompt", ""), str)  # several prompts have an answer each
+    )
 
 
 def _known_before(body: Mapping[str, Any]) -> Usage | None:

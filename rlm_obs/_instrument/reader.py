@@ -26,8 +26,8 @@ class Asked:
     needs: Needing
     content: Callable[[], Mapping[str, Any]] | None = None
     ask_usage: bool = False
-    #: The answer may call tools.
-    tools: bool = True
+    #: No more than a single text was asked for: no tools, and no choice of several.
+    one_text: bool = False
     lines: bool = False
     #: The SDK makes the answer what the user asked for by a parser of its own, which may fail: see `Reader.overhear`.
     parses: bool = False

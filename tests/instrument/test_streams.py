@@ -387,7 +387,7 @@ async def test_what_is_odd_in_a_parsed_stream_is_the_users_alone(
         {**head, "choices": [{**text, "finish_reason": "length"}], "usage": usage},
     ]
     with fake_openai(Answer(chunks=chunks)) as server:
-        got = await caller.all(await started(caller, server))
+        got = await caller.all(await caller(caller.client(server).chat.completions.create(**STREAM, n=2)))
     assert len(got) == 5 + ("stream_options" in STREAM)  # of two events with usage one carries nothing else
     record = only(collect)
     assert record.usage is not None
