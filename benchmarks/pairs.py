@@ -1,24 +1,29 @@
-"""Prints what a call adds, finely: one process, which has each call made bare and by each other way, in turn.
+"""Prints what a call adds, finely: each process has calls made bare and by each other way, in turn.
 
-The processes of `python -m benchmarks` tell how programs differ, and so does where their memory happens to lie: which is more
-than a stream is to cost. Here all of that is the same for all ways, and a round is over before the machine has changed.
+Two processes that do the same differ by more than a stream is to cost, by where their memory happens to lie. Here that is the
+same for all ways, a round is over before the machine has changed, and several processes, one after the other, stand for all.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import openai
 
 from benchmarks import worker
-from benchmarks.__main__ import CHUNKS, interval, serve
+from benchmarks.__main__ import CHUNKS, serve
 
 Completions = openai.resources.chat.completions.Completions
+#: Calls measured together: few enough that the machine does not change meanwhile.
+CALLS = {"chat": 5, "stream": 1}
 #: The flush of the queue is measured once for so many rounds, and shared among their calls.
 FLUSHED = 5
 
@@ -56,9 +61,9 @@ def timed(function: Callable[..., object], *given: object) -> float:
     return (time.process_time_ns() - began) / 1e3
 
 
-def measure(ways: Ways, base_url: str, kind: str, rounds: int, calls: int) -> None:
-    """Print what each way adds to a call of the bare client."""
-    run = {"chat": worker.chat, "stream": worker.stream}[kind]
+def measure(ways: Ways, base_url: str, kind: str, rounds: int) -> dict[str, list[float]]:
+    """Return what a call takes each way, in each round (microseconds of CPU), its share of the flush included."""
+    run, calls = {"chat": worker.chat, "stream": worker.stream}[kind], CALLS[kind]
     order = list(ways.flush)
     times: dict[str, list[float]] = {way: [] for way in order}
     flushes: dict[str, list[float]] = {way: [] for way in order}
@@ -67,37 +72,68 @@ def measure(ways: Ways, base_url: str, kind: str, rounds: int, calls: int) -> No
             random.shuffle(order)
             for way in order:
                 ways.take(way)
-                run(client, 1)  # a program's call comes after others of its own kind: the caches are as those have left them
                 took = timed(run, client, calls) / calls
                 if number >= 0:
                     times[way].append(took)
             if number >= 0 and number % FLUSHED == FLUSHED - 1:
                 for way in order:
                     flushes[way].append(timed(ways.flush[way]) / FLUSHED / calls)
-    bare = statistics.median(times["bare"])
+    return {way: [took + statistics.median(flushes[way]) for took in times[way]] for way in ways.flush}
+
+
+def typical(processes: Sequence[Sequence[float]]) -> float:
+    """Return the mean of the processes' medians."""
+    return statistics.fmean(map(statistics.median, processes))
+
+
+def interval(processes: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Return the 90 % bootstrap interval of `typical`: other processes, and other rounds in each."""
+    chance = random.Random(1)
+    drawn = sorted(
+        typical([chance.choices(rounds, k=len(rounds)) for rounds in chance.choices(processes, k=len(processes))])
+        for _ in range(500)
+    )
+    return drawn[25], drawn[474]
+
+
+def show(kind: str, processes: Sequence[dict[str, list[float]]]) -> None:
+    """Print what each way adds to a call of the bare client."""
+    bare = typical([times["bare"] for times in processes])
     what = f"A stream of {CHUNKS} chunks" if kind == "stream" else "A chat call"
-    print(f"\n{what}, {rounds} times in turn: the bare client takes {bare:,.0f} µs of CPU")
-    for way in list(ways.flush)[1:]:
-        middle, low, high = interval([took - was for took, was in zip(times[way], times["bare"], strict=True)])
-        flush = statistics.median(flushes[way])
-        share = (middle + flush) / bare
+    rounds = len(processes[0]["bare"])
+    print(f"\n{what}, {len(processes)} processes of {rounds} rounds: the bare client takes {bare:,.0f} µs of CPU")
+    added = {}
+    for way in list(processes[0])[1:]:
+        more = [[took - was for took, was in zip(times[way], times["bare"], strict=True)] for times in processes]
+        added[way], (low, high) = typical(more), interval(more)
         print(
-            f"  {way:22} {middle + flush:+8.1f} µs [{low + flush:+.1f}, {high + flush:+.1f}] = {share:+.2%} of the bare client"
-            f" [{(low + flush) / bare:+.2%}, {(high + flush) / bare:+.2%}], {flush:.0f} µs of it the flush"
+            f"  {way:22} {added[way]:+8.1f} µs [{low:+.1f}, {high:+.1f}] = {added[way] / bare:+.2%} of the bare client"
+            f" [{low / bare:+.2%}, {high / bare:+.2%}]"
         )
+    print(f"  rlm_obs / one hand-written span = {added['rlm_obs'] / added['one hand-written span']:.2f}", flush=True)
 
 
 def main() -> None:
     """Run both kinds, or the ones named."""
     parser = argparse.ArgumentParser(prog="benchmarks.pairs", description=main.__doc__)
-    parser.add_argument("what", nargs="*", default=["chat", "stream"])
-    parser.add_argument("--rounds", type=int, default=300)
+    parser.add_argument("what", nargs="*", default=list(CALLS))
+    parser.add_argument("--processes", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=60, help="of each process")
+    parser.add_argument("--server", help="measure in this process, with the server there, and print what was measured")
     given = parser.parse_args()
+    if given.server:
+        ways = Ways(given.server)
+        print(json.dumps({kind: measure(ways, given.server, kind, given.rounds) for kind in given.what}))
+        return
     server, base_url = serve(str(CHUNKS))
     try:
-        ways = Ways(base_url)
+        command = [sys.executable, "-m", "benchmarks.pairs", "--rounds", str(given.rounds), "--server", base_url]
         for kind in given.what:
-            measure(ways, base_url, kind, given.rounds, {"chat": 5, "stream": 1}[kind])
+            said = [
+                subprocess.run([*command, kind], stdout=subprocess.PIPE, check=True).stdout
+                for _ in range(given.processes)
+            ]
+            show(kind, [json.loads(one)[kind] for one in said])
     finally:
         server.kill()
         server.wait()
