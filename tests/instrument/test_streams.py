@@ -514,6 +514,29 @@ async def test_what_a_stream_says_is_found_wherever_it_says_it(
     assert said == (None if kind == "no usage" else (1000, 100))
 
 
+async def test_a_reason_is_read_however_it_is_written(caller: Any, as_openai: Any, collect: Collected) -> None:
+    """JSON may spell a letter by its number: then the reason is what the letters say."""
+    head = b'{"id":"c","object":"chat.completion.chunk","created":1,"model":"gpt-4o",'
+    choices = b'"choices":[{"index":0,"delta":{"content":"x"},"finish_reason":"st\\u006fp"}]'
+    usage = b'"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}'
+    body = b"".join(b"data: " + head + rest + b"}\n\n" for rest in (choices, usage)) + b"data: [DONE]\n\n"
+    with fake_openai(Answer(body=body, content_type="text/event-stream")) as server:
+        await caller.all(await started(caller, server))
+    assert only(collect).attributes["gen_ai.response.finish_reasons"] == ("stop",)
+
+
+async def test_several_prompts_end_each_for_its_own_reason(caller: Any, as_openai: Any, collect: Collected) -> None:
+    """A legacy completion of two prompts has two choices that nobody asked for by `n`: why each ended is recorded."""
+    head = {"id": "c", "object": "text_completion", "created": 1, "model": "gpt-3.5-turbo-instruct"}
+    ends = [(0, "a", None), (1, "b", None), (0, "", "length"), (1, "", "stop")]
+    chunks: list[Any] = [{**head, "choices": [{"index": n, "text": t, "finish_reason": f}]} for n, t, f in ends]
+    usage = {"prompt_tokens": 2, "completion_tokens": 2, "total_tokens": 4}
+    asked = {**{name: value for name, value in STREAM.items() if name != "messages"}, "prompt": ["x", "y"]}
+    with fake_openai(Answer(chunks=[*chunks, {**head, "choices": [], "usage": usage}])) as server:
+        await caller.all(await caller(caller.client(server).completions.create(**asked)))
+    assert only(collect).attributes["gen_ai.response.finish_reasons"] == ("length", "stop")
+
+
 async def test_a_stream_left_and_taken_up_by_next_slowly_is_not_cut_off(
     caller: Any, as_openai: Any, collect: Collected, monkeypatch: pytest.MonkeyPatch
 ) -> None:

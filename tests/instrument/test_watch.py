@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import gzip
 import itertools
 import json
 import random
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 import openai
@@ -74,7 +76,15 @@ class Cut(HTTP.SyncByteStream, HTTP.AsyncByteStream):  # type: ignore[misc, name
             yield piece
 
 
-def watched(pieces: Sequence[bytes], *, asked: bool, awaits: bool = False, keeps: bool = False) -> tuple[Any, Call]:
+def watched(
+    pieces: Sequence[bytes],
+    *,
+    asked: bool,
+    awaits: bool = False,
+    keeps: bool = False,
+    kind: Callable[..., Any] = HTTP.Response,
+    headers: dict[str, str] | None = None,
+) -> tuple[Any, Call]:
     """Return a response under watch whose body arrives in `pieces`, and its call; it `keeps` its bytes, to read them later."""
     request = Request(provider="openai", endpoint="/chat/completions", operation="chat", model="gpt-4o", streamed=True)
     call = Call(
@@ -88,7 +98,7 @@ def watched(pieces: Sequence[bytes], *, asked: bool, awaits: bool = False, keeps
         most=lambda *_: None,
     )
     asking = Asked(request, Needs(None), None, asked)
-    response = HTTP.Response(200, headers={"content-type": "text/event-stream"}, stream=Cut(pieces))
+    response = kind(200, headers={"content-type": "text/event-stream", **(headers or {})}, stream=Cut(pieces))
     response.request = HTTP.Request("POST", "http://127.0.0.1/")
     holds = InForce(runtime(), None, (), (), {})
     passing = Passing(GATE, holds, call, asking, None, True, awaits, None)
@@ -406,3 +416,73 @@ def test_what_is_kept_of_a_long_stream_is_all_of_it(monkeypatch: pytest.MonkeyPa
     kept.add(pieces[0])
     assert not kept.pack()
     assert kept.take() == pieces[0]
+
+
+async def pieces_of(response: Any, *given: Any, awaits: bool) -> list[bytes]:
+    return [piece async for piece in response.aiter_bytes(*given)] if awaits else list(response.iter_bytes(*given))
+
+
+@pytest.mark.parametrize("awaits", [False, True])
+@pytest.mark.parametrize("keeps", [False, True])
+@pytest.mark.parametrize("name", ["content-encoding", "Content-Encoding", "CONTENT-ENCODING"])
+async def test_a_packed_stream_reaches_the_user_unpacked(name: str, keeps: bool, awaits: bool) -> None:
+    """Where the answer is packed the client unpacks it, however the header is spelled; the call is what it would be."""
+    body, packed = stream_of("\n"), gzip.compress(stream_of("\n"))
+    cut = [packed[at : at + 40] for at in range(0, len(packed), 40)]
+    response, call = watched(cut, asked=False, awaits=awaits, keeps=keeps, headers={name: "gzip"})
+    assert b"".join(await pieces_of(response, awaits=awaits)) == body
+    check(call)
+
+
+@pytest.mark.parametrize("awaits", [False, True])
+async def test_somebody_elses_way_to_read_a_response_is_taken(awaits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class of one's own, and what another library has put in the place of the client's method, read as they ever did."""
+    seen: list[int] = []
+    whole, whole_async = HTTP.Response.iter_bytes, HTTP.Response.aiter_bytes
+
+    @functools.wraps(whole)
+    def iter_bytes(self: Any, chunk_size: int | None = None) -> Iterator[bytes]:
+        for piece in whole(self, chunk_size):
+            seen.append(len(piece))
+            yield piece
+
+    @functools.wraps(whole_async)
+    async def aiter_bytes(self: Any, chunk_size: int | None = None) -> AsyncIterator[bytes]:
+        async for piece in whole_async(self, chunk_size):
+            seen.append(len(piece))
+            yield piece
+
+    body = stream_of("\n")
+    own = type("Own", (HTTP.Response,), {"iter_bytes": iter_bytes, "aiter_bytes": aiter_bytes})
+    response, call = watched([body], asked=False, awaits=awaits, kind=own)
+    assert b"".join(await pieces_of(response, awaits=awaits)) == body
+    check(call)
+    assert seen == [len(body)]
+    monkeypatch.setattr(HTTP.Response, "iter_bytes", iter_bytes)
+    monkeypatch.setattr(HTTP.Response, "aiter_bytes", aiter_bytes)
+    response, call = watched([body], asked=False, awaits=awaits)
+    assert b"".join(await pieces_of(response, awaits=awaits)) == body
+    check(call)
+    assert seen == [len(body)] * 2
+
+
+@pytest.mark.parametrize("awaits", [False, True])
+async def test_pieces_are_as_long_as_the_user_says(awaits: bool) -> None:
+    """`iter_bytes(n)` gives n bytes at a time; a response that holds its content gives that; to read twice is the error it was."""
+    body = stream_of("\n")
+    response, call = watched([body], asked=False, awaits=awaits)
+    assert {len(piece) for piece in (await pieces_of(response, 100, awaits=awaits))[:-1]} == {100}
+    check(call)
+    response, call = watched([body], asked=False, awaits=awaits)
+    assert (await response.aread() if awaits else response.read()) == body
+    assert await pieces_of(response, awaits=awaits) == [body]
+    check(call)
+    whole, call = watched(
+        [], asked=False, awaits=awaits, kind=lambda *a, stream, **k: HTTP.Response(*a, content=body, **k)
+    )
+    assert await pieces_of(whole, awaits=awaits) == [body]
+    check(call)
+    response, _ = watched([body], asked=False, awaits=awaits)
+    await pieces_of(response, awaits=awaits)
+    with pytest.raises(HTTP.StreamConsumed):
+        await pieces_of(response, awaits=awaits)
