@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 MOST_EVENT_BYTES = 4_000_000  # an event without an end is not waited for beyond this
@@ -37,6 +38,24 @@ def split_events(whole: bytes) -> list[bytes]:
         events.append(whole[start:end])
         start = end
     return events
+
+
+def events_with(whole: bytes, signs: Iterable[bytes]) -> list[bytes]:
+    """Return the events of `whole` that have any of the signs, and the first one that has data, in their order.
+
+    To look for each sign in all of it is quicker than to look for all of them in each event.
+    """
+    if b"\r" in whole:
+        return split_events(whole)
+    ends: dict[int, int] = {}  # by where an event begins
+    for sign in (b"data:", *signs):
+        at = whole.find(sign)
+        while at >= 0:
+            before, end = whole.rfind(b"\n\n", 0, at), whole.find(b"\n\n", at)
+            end = len(whole) if end < 0 else end + 2
+            ends[0 if before < 0 else before + 2] = end
+            at = -1 if sign == b"data:" else whole.find(sign, end)
+    return [whole[begin : ends[begin]] for begin in sorted(ends)]
 
 
 def data_of(event: bytes) -> bytes:

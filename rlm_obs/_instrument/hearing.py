@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from rlm_obs import _guard
-from rlm_obs._instrument.events import count_events, data_of, parsed, split_events, whole_events
+from rlm_obs._instrument.events import count_events, data_of, events_with, parsed, split_events, whole_events
 from rlm_obs._instrument.kept import ROOM, Kept
 from rlm_obs.errors import BudgetExceeded
 
@@ -87,8 +87,12 @@ class Hearing(ABC):
             if b"data:" not in event:
                 return None
             self._first, self._envelope = False, len(event)
-        elif not self._reads_all and not any(sign in event for sign in self._reader.signs):
-            return None
+        elif not self._reads_all:
+            for sign in self._reader.signs:  # ten times quicker than `any`
+                if sign in event:
+                    break
+            else:
+                return None
         data = data_of(event)
         if data.startswith(b"[DONE]"):
             if self._items is None:
@@ -164,7 +168,7 @@ class Hearing(ABC):
         data, start = self._kept.last()
         self._count = self._read + count_events(data, start)
         if self._read or not self._reader.at_once(data, start, self._asked, self._call.answer):
-            for event in split_events(bytes(data[start:])):
+            for event in events_with(bytes(data[start:]), self._reader.signs):
                 if (said := self._said(event)) is not None:
                     self._reader.event(said, self._call.answer)
 

@@ -22,6 +22,7 @@ from openai.types.chat import ChatCompletionChunk
 import rlm_obs
 from rlm_obs import _lost
 from rlm_obs._call import Call, Needs
+from rlm_obs._instrument.events import events_with, split_events
 from rlm_obs._instrument.gate import Gate, Passing
 from rlm_obs._instrument.heard import leaving
 from rlm_obs._instrument.openai import OpenAIReader
@@ -420,6 +421,21 @@ def test_what_is_kept_of_a_long_stream_is_all_of_it(monkeypatch: pytest.MonkeyPa
 
 async def pieces_of(response: Any, *given: Any, awaits: bool) -> list[bytes]:
     return [piece async for piece in response.aiter_bytes(*given)] if awaits else list(response.iter_bytes(*given))
+
+
+PARTS = ["data: a", "data: [DONE]", ": note", "event: x", 'data: "usage":{', "\n", "\n\n", "\n\n\n", "\r\n", "x"]
+
+
+@given(st.lists(st.sampled_from(PARTS), max_size=12))
+@settings(max_examples=500, deadline=None)
+def test_events_that_tell_something_are_found_in_any_stream(parts: list[str]) -> None:
+    """Whatever the bytes are: every event with a sign, and the first one with data, whole (but for empty lines) and in order."""
+    whole, signs = "".join(parts).encode(), (b"[DONE]", b'"usage":{')
+    every = split_events(whole)
+    first = next((n for n, one in enumerate(every) if b"data:" in one), None)
+    wanted = [one for n, one in enumerate(every) if n == first or any(sign in one for sign in signs)]
+    expected = every if b"\r" in whole else wanted
+    assert [one.strip(b"\n") for one in events_with(whole, signs)] == [one.strip(b"\n") for one in expected]
 
 
 @pytest.mark.parametrize("awaits", [False, True])
