@@ -87,7 +87,7 @@ class Keeper:
         self._leaving_until = ends
         self._wake.set()
         thread.join(timeout_s)
-        if thread.is_alive():
+        if self._leaving_until is not None:
             _guard.failures["budget store not given back"] += 1
             _guard.say_once(
                 "budget store not given back",

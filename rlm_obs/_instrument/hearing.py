@@ -87,12 +87,8 @@ class Hearing(ABC):
             if b"data:" not in event:
                 return None
             self._first, self._envelope = False, len(event)
-        elif not self._reads_all:
-            for sign in self._reader.signs:  # ten times quicker than `any`
-                if sign in event:
-                    break
-            else:
-                return None
+        elif not self._reads_all and not any(sign in event for sign in self._reader.signs):
+            return None
         data = data_of(event)
         if data.startswith(b"[DONE]"):
             if self._items is None:

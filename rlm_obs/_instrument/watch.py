@@ -84,7 +84,8 @@ class Watch(Hearing):
 
     def _iter_bytes(self, chunk_size: int | None = None) -> Iterator[bytes]:
         own, response = self._type.iter_bytes, self._response
-        source = own(response, chunk_size) if chunk_size or not _is_raw(response, own) else response.iter_raw()
+        raw = chunk_size is None and _is_raw(response, own)
+        source = response.iter_raw() if raw else own(response, chunk_size)
         self._source = source
         if not self._is_heard():
             self._items = None  # the user reads the bytes, and no stream
@@ -127,7 +128,8 @@ class Watch(Hearing):
 
     async def _aiter_bytes(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
         own, response = self._type.aiter_bytes, self._response
-        source = own(response, chunk_size) if chunk_size or not _is_raw(response, own) else response.aiter_raw()
+        raw = chunk_size is None and _is_raw(response, own)
+        source = response.aiter_raw() if raw else own(response, chunk_size)
         if not self._is_heard():
             self._items = None
         try:

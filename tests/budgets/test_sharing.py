@@ -22,6 +22,7 @@ from openai import AsyncOpenAI
 
 import rlm_obs
 from rlm_obs import BudgetExceeded, ConfigError, CostTracker
+from rlm_obs._budgets.account import Hold, Need
 from rlm_obs._budgets.desk import desk
 from rlm_obs._budgets.keeper import close_all
 from rlm_obs._budgets.lease import clock
@@ -113,8 +114,6 @@ def counted() -> Counted:
 
 def test_ten_thousand_small_calls_take_few_round_trips(counted: Counted, priced: None) -> None:
     """A process takes shares and spends them itself: fewer than 200 round trips for 10,000 calls, and the last cent is used."""
-    from rlm_obs._budgets.account import Hold, Need
-
     tracker = CostTracker(10, name="many", store=counted)
     accounts = tracker._book.accounts()
     need, went_out = Need(EACH, EACH), 0
@@ -429,6 +428,24 @@ def test_a_share_that_does_not_go_back_is_told(
     assert rlm_obs.stats()["failures"]["budget store not given back"] == 1
     counted.gate.set()
     within(10, lambda: (state := counted.read(AccountId("hung"))) is not None and not state.leased)
+
+
+def test_a_call_that_waits_gets_its_money_behind_a_give_back(
+    counted: Counted, priced: None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left goes back while a call stands in line (`flush_on_sigterm`): nothing is said, and the call is served later."""
+    monkeypatch.setattr("rlm_obs._budgets.keeper.CLOSE_S", 0.5)
+    tracker, need = CostTracker(EACH, name="waits", store=counted), Need(EACH, EACH)
+    with ThreadPoolExecutor(1) as elsewhere:  # nobody waits for what its own thread holds
+        first = elsewhere.submit(desk.ask, need, tracker._book.accounts(), "first", may_wait=True).result(10)
+        hold = first if isinstance(first, Hold) else first.wait(10)
+        second = desk.ask(need, tracker._book.accounts(), "second", may_wait=True)
+        assert not isinstance(second, Hold)
+        close_all()
+        assert "was not given back" not in caplog.text
+        desk.settle(hold, Decimal(0))
+        desk.settle(second.wait(10), EACH)
+    within(10, lambda: (state := counted.read(AccountId("waits"))) is not None and state.spent == EACH)
 
 
 def test_a_clock_that_jumps_changes_nothing(chat: Chat) -> None:
