@@ -61,6 +61,9 @@ MOST_REQUESTS = 256
 TOOL_ITEMS = frozenset({"function_call", "custom_tool_call"})
 #: Events of which each brings the usage of one image.
 IMAGES = frozenset({"image_generation.completed", "image_edit.completed"})
+#: The event of most of a response's, which brings a piece of its text.
+TEXT = "response.output_text.delta"
+NONE: Mapping[str, Any] = {}
 LAST_EVENTS = frozenset({"response.completed", "response.failed", "response.incomplete"})
 
 
@@ -317,7 +320,10 @@ class OpenAIReader(Reader):
         return found
 
     def mere_text(self, event: Any) -> str | None:
-        kind = getattr(event, "type", None)
+        said = getattr(event, "__dict__", NONE)  # quicker than to ask a model of the SDK's for each field
+        kind = said.get("type")
+        if kind == TEXT and (delta := said.get("delta")).__class__ is str:
+            return delta
         return self.written(event) if isinstance(kind, str) and kind.endswith(".delta") else None
 
     def at_once(self, data: bytes | bytearray, start: int, asked: Asked, into: Answer) -> bool:
