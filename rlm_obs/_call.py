@@ -166,7 +166,6 @@ class Call:
         """Take over the reservation that a wait has brought."""
         self._budget.hold = hold
         self._waited_s = time.perf_counter() - self._began
-        self._started_at = time.time()
 
     @property
     def wait_s(self) -> float:
@@ -183,6 +182,8 @@ class Call:
 
     def start(self, held: Mapping[str, object] = MappingProxyType({})) -> otel.Context:
         """Start the span; returns the context in which the HTTP call runs, in which the span is current, and `held` is too."""
+        if not self.ended:  # as one that was refused has; what we have done before now is no time of the model's
+            self._started_at, self._began = time.time(), time.perf_counter() - self._waited_s
         if self._tracer is not None:
             try:
                 span, context = self._tracer.start_call(self.request, held)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -251,6 +253,22 @@ def test_ending_a_call_again_changes_nothing(counting: Counting) -> None:
     assert (tracker.spent, len(counting.finished), told) == (spent, 1, [])
     assert call.record is counting.finished[0]
     assert call.record.status == "ok"
+
+
+def test_what_is_done_before_a_call_is_no_time_of_it(counting: Counting) -> None:
+    """Its times are those of its span: they begin when it is sent, however long a price table took to load before."""
+    tracer = Tracer("times", exporters=[])
+    call = made(tracer, streamed=True)
+    call.admit()
+    time.sleep(0.3)
+    before = datetime.now(UTC)
+    call.start()
+    call.first_chunk()
+    call.finish()
+    record = call.record
+    assert record is not None and record.time_to_first_chunk_s is not None
+    assert record.time_to_first_chunk_s <= record.duration_s < 0.2
+    assert before <= record.started_at
 
 
 def test_a_record_has_an_id_of_its_own() -> None:
