@@ -260,14 +260,14 @@ def test_what_is_done_before_a_call_is_no_time_of_it(counting: Counting) -> None
     tracer = Tracer("times", exporters=[])
     call = made(tracer, streamed=True)
     call.admit()
-    time.sleep(0.3)
+    time.sleep(1.0)
     before = datetime.now(UTC)
     call.start()
     call.first_chunk()
     call.finish()
     record = call.record
     assert record is not None and record.time_to_first_chunk_s is not None
-    assert record.time_to_first_chunk_s <= record.duration_s < 0.2
+    assert record.time_to_first_chunk_s <= record.duration_s < 0.9
     assert before <= record.started_at
 
 

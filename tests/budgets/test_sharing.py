@@ -371,7 +371,7 @@ def test_a_store_that_was_down_when_the_program_began(counted: Counted, chat: Ch
 def test_a_program_that_ends_asks_for_nothing(counted: Counted, chat: Chat) -> None:
     """Two calls ask at once and are refused by one answer: the end of the program takes no share for the one that came later."""
     budget, other = AccountId("ends"), Message(lease="other", number=1, limit=10 * EACH, spent=9 * EACH + EACH / 2)
-    tracker = CostTracker(10 * EACH, name="ends", store=counted)
+    tracker = CostTracker(10 * EACH, name="ends", store=counted, store_timeout_s=20)
     counted.exchange(budget, other)
     counted.gate.clear()
     trips = counted.trips
@@ -431,10 +431,9 @@ def test_a_share_that_does_not_go_back_is_told(
 
 
 def test_a_call_that_waits_gets_its_money_behind_a_give_back(
-    counted: Counted, priced: None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    counted: Counted, priced: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What is left goes back while a call stands in line (`flush_on_sigterm`): nothing is said, and the call is served later."""
-    monkeypatch.setattr("rlm_obs._budgets.keeper.CLOSE_S", 0.5)
     tracker, need = CostTracker(EACH, name="waits", store=counted), Need(EACH, EACH)
     with ThreadPoolExecutor(1) as elsewhere:  # nobody waits for what its own thread holds
         first = elsewhere.submit(desk.ask, need, tracker._book.accounts(), "first", may_wait=True).result(10)
