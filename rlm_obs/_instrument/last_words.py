@@ -7,7 +7,6 @@ from typing import Any
 
 #: How an event says its usage, why a choice ends, which tool it calls, and which tier has answered.
 USAGES = b'"usage":{', b'"usage": {'
-ERROR = b'"error"'
 REASONS = b'"finish_reason":"', b'"finish_reason": "'
 NAMES = b':{"name":', b': {"name": '
 TIERS = b'"service_tier":"', b'"service_tier": "'
@@ -18,8 +17,9 @@ DECODER = json.JSONDecoder()
 def last_words(data: bytes | bytearray, start: int, one_text: bool) -> tuple[dict[str, Any], str] | None:
     """Return what the last event says, which has the usage if any has, and why the answer ended.
 
-    None where the events between may say more than a text: with calls of tools, with several choices, with a usage or an
-    error in one of them. `one_text` says that no more than a text was asked for: then a usage at the end is all of it.
+    None where the events between may say more than a text: with calls of tools, with several choices, with a usage in one
+    of them; at an error the client ends the stream. `one_text` says that no more than a text was asked for: then a usage
+    at the end is all of it.
     """
     end = data.rfind(b"\ndata:", start)
     last = data[end + 6 :].strip()
@@ -43,7 +43,7 @@ def last_words(data: bytes | bytearray, start: int, one_text: bool) -> tuple[dic
         return None
     if said.__class__ is not dict or not said.get("model") or "error" in said:
         return None
-    if not said.get("usage") and any([data.find(sign, start) >= 0 for sign in (*USAGES, ERROR)]):
+    if not said.get("usage") and any([data.find(sign, start) >= 0 for sign in USAGES]):
         return None
     if not said.get("service_tier") and any([tier in data[start : data.find(b"\ndata:", start + 6)] for tier in TIERS]):
         return None  # which changes the price, and was told by the first event alone

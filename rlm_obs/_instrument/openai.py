@@ -17,7 +17,7 @@ from rlm_obs._instrument import content
 from rlm_obs._instrument.bounds import has_bound
 from rlm_obs._instrument.endpoints import ENDPOINTS, USUAL, Asks, asked
 from rlm_obs._instrument.joined import Joined
-from rlm_obs._instrument.last_words import ERROR, NAMES, REASONS, USAGES, last_words
+from rlm_obs._instrument.last_words import NAMES, REASONS, USAGES, last_words
 from rlm_obs._instrument.later import Later, Price
 from rlm_obs._instrument.needs import Bounded, Unbounded
 from rlm_obs._instrument.options import body_of, changed, fields_of
@@ -90,7 +90,7 @@ class OpenAIReader(Reader):
         *USAGES,
         b"[DONE]",
         *REASONS,
-        ERROR,
+        b'"error"',
         *NAMES,
         b'"response.c',
         b'"response.failed',

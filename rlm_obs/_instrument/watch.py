@@ -7,7 +7,6 @@ stream, `iter_lines`, `read`, a library) passes it, and the user keeps the SDK's
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import sys
 import traceback
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rlm_obs import _guard, _lost
 from rlm_obs._instrument.events import parsed, split_events, whole_events
 from rlm_obs._instrument.hearing import Hearing
+from rlm_obs._instrument.raw import is_raw
 from rlm_obs.errors import BudgetExceeded
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Watch(Hearing):
 
     def _iter_bytes(self, chunk_size: int | None = None) -> Iterator[bytes]:
         own, response = self._type.iter_bytes, self._response
-        raw = chunk_size is None and _is_raw(response, own)
+        raw = chunk_size is None and is_raw(response, own)
         source = response.iter_raw() if raw else own(response, chunk_size)
         self._source = source
         if not self._is_heard():
@@ -128,7 +128,7 @@ class Watch(Hearing):
 
     async def _aiter_bytes(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
         own, response = self._type.aiter_bytes, self._response
-        raw = chunk_size is None and _is_raw(response, own)
+        raw = chunk_size is None and is_raw(response, own)
         source = response.aiter_raw() if raw else own(response, chunk_size)
         if not self._is_heard():
             self._items = None
@@ -385,19 +385,3 @@ class Watch(Hearing):
         """End the call if nobody has taken the stream up again."""
         if self._left and not self._moved() and not self._inside and not self._is_heard():
             self._end(None)
-
-
-def _is_raw(response: Any, own: Any) -> bool:
-    """Tell whether a response's bytes are those that arrive, so that they need not pass the client's decoder.
-
-    One generator less for each chunk: that is what the keeping of its bytes takes.
-    """
-    if "_content" in response.__dict__ or not _is_clients(own):
-        return False
-    return not any([name.lower() == b"content-encoding" for name, _ in response.headers.raw])
-
-
-@functools.lru_cache(maxsize=16)
-def _is_clients(own: Any) -> bool:
-    """Tell whether a method of a response's class is what the HTTP client has put there, and nobody else."""
-    return getattr(own, "__globals__", {}).get("__name__") in ("httpx._models", "httpx2._models")
