@@ -24,9 +24,9 @@ from benchmarks.__main__ import CHUNKS, serve
 Completions = openai.resources.chat.completions.Completions
 #: Calls measured together: few enough that the machine does not change meanwhile.
 CALLS = {"chat": 5, "stream": 1}
-#: The queue is flushed once in so many rounds, of streams about as often as a program's would be (every five seconds), and
-#: what that takes is shared among their calls.
-FLUSHED = 15
+#: The queue is flushed once in so many rounds, which are five seconds of a program that does nothing but stream, as often as
+#: the queue's own thread does, and what that takes is shared among their calls.
+FLUSHED = 60
 
 
 class Ways:
@@ -40,7 +40,7 @@ class Ways:
         self._request = openai.OpenAI.__dict__["request"]
         self.flush: dict[str, Callable[[], object]] = {
             "bare": bool,
-            "bare against bare": bool,
+            "bare again": bool,
             "one hand-written span": yardstick,
             "rlm_obs": ours,
         }
@@ -76,15 +76,29 @@ def measure(ways: Ways, base_url: str, kind: str, rounds: int) -> dict[str, list
                 took = timed(run, client, calls) / calls
                 if number >= 0:
                     times[way].append(took)
-            if number >= 0 and number % FLUSHED == FLUSHED - 1:
+            if number == -1 or number % FLUSHED == FLUSHED - 1 or number == rounds - 1:
                 for way in order:
-                    flushes[way].append(timed(ways.flush[way]) / FLUSHED / calls)
-    return {way: [took + statistics.median(flushes[way]) for took in times[way]] for way in ways.flush}
+                    took = timed(ways.flush[way])
+                    if number >= 0:
+                        flushes[way].append(took)
+    return {way: [took + sum(flushes[way]) / rounds / calls for took in times[way]] for way in ways.flush}
+
+
+def mean(one: float, other: float) -> float:
+    """Return what lies between two measurements of the same."""
+    return (one + other) / 2
+
+
+def middle(many: Sequence[float]) -> float:
+    """Return the mean of the middle half: what the machine did to a few rounds does not count, and most of them do."""
+    ranked = sorted(many)
+    cut = len(ranked) // 4
+    return statistics.fmean(ranked[cut : len(ranked) - cut])
 
 
 def typical(processes: Sequence[Sequence[float]]) -> float:
-    """Return the mean of the processes' medians."""
-    return statistics.fmean(map(statistics.median, processes))
+    """Return the mean of the processes' middles."""
+    return statistics.fmean(map(middle, processes))
 
 
 def interval(processes: Sequence[Sequence[float]]) -> tuple[float, float]:
@@ -98,18 +112,23 @@ def interval(processes: Sequence[Sequence[float]]) -> tuple[float, float]:
 
 
 def show(kind: str, processes: Sequence[dict[str, list[float]]]) -> None:
-    """Print what each way adds to a call of the bare client."""
-    bare = typical([times["bare"] for times in processes])
+    """Print what each way adds to a call of the bare client, which is measured twice in each round; and how those two differ."""
+    bares = [list(map(mean, times["bare"], times["bare again"])) for times in processes]
+    bare, rounds = typical(bares), len(bares[0])
     what = f"A stream of {CHUNKS} chunks" if kind == "stream" else "A chat call"
-    rounds = len(processes[0]["bare"])
     print(f"\n{what}, {len(processes)} processes of {rounds} rounds: the bare client takes {bare:,.0f} µs of CPU")
     added = {}
     for way in list(processes[0])[1:]:
-        more = [[took - was for took, was in zip(times[way], times["bare"], strict=True)] for times in processes]
+        against = [times["bare"] for times in processes] if way == "bare again" else bares
+        # Of the bare call in the same round: the machine is twice as slow in some rounds as in others.
+        more = [
+            [took / was - 1 for took, was in zip(times[way], bare_times, strict=True)]
+            for times, bare_times in zip(processes, against, strict=True)
+        ]
         added[way], (low, high) = typical(more), interval(more)
         print(
-            f"  {way:22} {added[way]:+8.1f} µs [{low:+.1f}, {high:+.1f}] = {added[way] / bare:+.2%} of the bare client"
-            f" [{low / bare:+.2%}, {high / bare:+.2%}]"
+            f"  {way:22} {added[way] * bare:+8.1f} µs [{low * bare:+.1f}, {high * bare:+.1f}]"
+            f" = {added[way]:+.2%} of the bare client [{low:+.2%}, {high:+.2%}]"
         )
     print(f"  rlm_obs / one hand-written span = {added['rlm_obs'] / added['one hand-written span']:.2f}", flush=True)
 

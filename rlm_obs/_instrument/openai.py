@@ -69,7 +69,7 @@ LAST_EVENTS = frozenset({"response.completed", "response.failed", "response.inco
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """What is known of one client: who answers at its base URL, whether a stream there may be asked for usage."""
+    """What is known of one client: who answers at its base URL, whether streams there are asked for usage."""
 
     #: Whose it is, alive or not: another may come to lie at its address.
     owner: weakref.ref[Any]
@@ -77,7 +77,7 @@ class Client:
     settings: Settings
     base_url: str
     provider: str
-    takes_stream_usage: bool
+    asks_usage: bool
     deployment: str | None = None
     #: What it has asked, but for the content: programs ask the same again and again.
     requests: dict[tuple[Any, ...], Request] = field(default_factory=dict)
@@ -157,7 +157,7 @@ class OpenAIReader(Reader):
             found.content = functools.partial(content.of_request, body)
         if stream:
             found.one_text = _asks_one_text(body)
-            found.ask_usage = endpoint.asks_usage and _wants_usage(body, known)
+            found.ask_usage = known.asks_usage and endpoint.asks_usage and not _says_usage(body)
         elif callable(sent.get("post_parser")):
             found.parses = True
         if path == "/audio/speech":
@@ -190,6 +190,7 @@ class OpenAIReader(Reader):
         text = str(client.base_url)
         host, azure = provider_of(text, settings.hosts), _is_azure(client)
         takes = azure or (host.declared and not host.free and host.bills_like in ("openai", "azure"))
+        asks = settings.stream_usage == "always" or (settings.stream_usage == "auto" and takes)
         key, clients = id(client), self._clients
 
         def gone(owner: weakref.ref[Any]) -> None:
@@ -197,7 +198,7 @@ class OpenAIReader(Reader):
                 clients.pop(key, None)
 
         provider = "azure.ai.openai" if azure else host.provider
-        known = Client(weakref.ref(client, gone), url, settings, text, provider, takes, _deployment(text))
+        known = Client(weakref.ref(client, gone), url, settings, text, provider, asks, _deployment(text))
         if type(client).__name__ != "_ModuleClient":  # which reads its base URL from a global each time
             clients[key] = known
         return known
@@ -415,12 +416,10 @@ def _listed(thing: Any) -> list[Any]:
     return thing if isinstance(thing, list) else []
 
 
-def _wants_usage(body: Mapping[str, Any], known: Client) -> bool:
-    """Tell whether a stream is to be asked for its usage: the user has not said, and the settings do, or its host can."""
-    options, setting = body.get("stream_options"), known.settings.stream_usage
-    if isinstance(options, Mapping) and "include_usage" in options:
-        return False
-    return setting == "always" or (setting == "auto" and known.takes_stream_usage)
+def _says_usage(body: Mapping[str, Any]) -> bool:
+    """Tell whether the user has said if a stream is to bring its usage."""
+    options = body.get("stream_options")
+    return isinstance(options, Mapping) and "include_usage" in options
 
 
 def _is_azure(client: Any) -> bool:
