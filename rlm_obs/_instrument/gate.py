@@ -266,8 +266,9 @@ class Passing:
                 args, kwargs = _with_options(args, kwargs, heard)
         elif self.stream and kwargs.get("stream_cls") is not None:
             self.keeps = not call.answer.captures and asked.request.endpoint in self.reader.patient
-            self.quiet = self.keeps and not asked.ask_usage
-            watched = _guard.guarded("gate", leaving, kwargs["stream_cls"], self.quiet)
+            self.quiet = self.keeps and not (asked.ask_usage and self.awaits)
+            hides = self.reader.only_usage if asked.ask_usage else None
+            watched = _guard.guarded("gate", leaving, kwargs["stream_cls"], self.quiet, hides)
             if watched is not None:
                 kwargs = {**kwargs, "stream_cls": watched}
         return args, kwargs

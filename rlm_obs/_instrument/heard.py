@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import Any, Generic
 
 from rlm_obs import _guard
@@ -12,9 +12,10 @@ from rlm_obs._instrument.watch import ITEMS, Watch
 
 
 @functools.lru_cache(maxsize=256)
-def leaving(cls: Any, quiet: bool = False) -> Any:
+def leaving(cls: Any, quiet: bool = False, hides: Callable[[Any], bool] | None = None) -> Any:
     """Return a subclass of a stream class (or of its alias `Stream[X]`) that tells its watch what its events say,
     and when a loop has left it. A quiet one only tells what reads its response: its events are read from the bytes.
+    Then `hides` tells which event is kept from the user.
 
     A generic class of the user's own is returned as it is: the SDK looks for its `Stream[X]` one step up only.
     """
@@ -36,7 +37,7 @@ def leaving(cls: Any, quiet: bool = False) -> Any:
         items = origin.__stream__(self)
         if quiet:
             _guard.guarded("stream", _reads, self.response.__dict__, items)
-            return items
+            return items if hides is None else filter(functools.partial(_shown, hides), items)
         return _heard_async(self, items) if hasattr(items, "__anext__") else _heard(self, items)
 
     body: dict[str, Any] = {"__iter__": __iter__} if hasattr(origin, "__iter__") else {"__aiter__": __aiter__}
@@ -53,7 +54,7 @@ def _heard(stream: Any, items: types.GeneratorType[Any, None, None]) -> Iterator
         yield from items
         return
     try:
-        yield from filter(watch.shows if watch.keeps else watch.passes, items)
+        yield from filter(watch.passes, items)
     except BaseException as error:
         watch.all_heard(error)
         raise
@@ -88,6 +89,11 @@ def _reads(shadows: dict[str, Any], items: Any) -> None:
         shadows[ITEMS] = items
     else:
         watch.listen(items)
+
+
+def _shown(hides: Callable[[Any], bool], item: Any) -> bool:
+    """Tell whether the user gets an event. It is asked of each, so it asks little: what has choices is no mere usage."""
+    return bool(getattr(item, "choices", None)) or not _guard.guarded("stream", hides, item)
 
 
 def _take_up(stream: Any, loop: Any) -> None:

@@ -132,10 +132,16 @@ class Watch(Hearing):
         source = response.aiter_raw() if raw else own(response, chunk_size)
         if not self._is_heard():
             self._items = None
+        keeps, add = self.keeps and self._items is not None, self._kept.add
         try:
             self._inside = True
             async for data in source:
-                passed = self._see(data)
+                if keeps and self._pieces + 1 < self._soon:  # what `_see` does with most pieces, two calls less
+                    add(data)
+                    self._pieces += 1
+                    passed = data
+                else:
+                    passed = self._see(data)
                 self._inside = False
                 if passed:
                     yield passed

@@ -270,6 +270,28 @@ def test_a_stream_taken_up_from_what_has_arrived_is_not_cut_off(monkeypatch: pyt
     check(call, usage=False)
 
 
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_usage_that_only_we_asked_for_stays_hidden_after_the_call(
+    monkeypatch: pytest.MonkeyPatch, keeps: bool
+) -> None:
+    """A stream that was left for so long that its call has ended, and is taken up again, shows no event of ours."""
+    monkeypatch.setattr(_lost, "LEFT_FOR_S", 0.02)
+    body = stream_of("\n")
+    pieces = [part + b"\n\n" for part in body.split(b"\n\n") if part]
+    response, call = watched(pieces, asked=True, keeps=keeps)
+    cls: Any = leaving(openai.Stream[ChatCompletionChunk], keeps, GATE.reader.only_usage)
+    with openai.OpenAI(api_key="test", base_url="http://127.0.0.1/") as client:
+        stream = cls(cast_to=ChatCompletionChunk, response=response, client=client)
+        for _ in stream:
+            break
+        for _ in range(500):  # 5 s, of which it takes 20 ms
+            if call.ended:
+                break
+            time.sleep(0.01)
+        assert call.ended
+        assert [bool(chunk.choices) for chunk in stream] == [True, True]
+
+
 def test_what_had_come_before_the_user_left_is_read() -> None:
     """A stream that is closed when all of it had come is charged as its usage says, though the user took one event."""
     response, call = watched([stream_of("\n")], asked=False, keeps=True)
@@ -307,14 +329,15 @@ async def test_any_generator_of_a_stream_that_is_dropped_may_close_it_first() ->
     assert call.record is not None and call.record.status == "aborted"
 
 
-def test_what_had_come_before_a_stream_was_dropped_is_read() -> None:
+@pytest.mark.parametrize("hides", [False, True])
+def test_what_had_come_before_a_stream_was_dropped_is_read(hides: bool) -> None:
     """The same of one that is garbage-collected in a cycle, while others use what such streams have left."""
-    cls: Any = leaving(openai.Stream[ChatCompletionChunk], True)
+    cls: Any = leaving(openai.Stream[ChatCompletionChunk], True, GATE.reader.only_usage if hides else None)
     with openai.OpenAI(api_key="test", base_url="http://127.0.0.1/") as client:
         for _ in range(20):
             calls = []
             for leaves in (True, False):
-                response, call = watched([stream_of("\n")], asked=False, keeps=True)
+                response, call = watched([stream_of("\n")], asked=hides, keeps=True)
                 stream = cls(cast_to=ChatCompletionChunk, response=response, client=client)
                 next(stream)
                 stream.cycle = [stream] if leaves else None
@@ -366,23 +389,39 @@ def test_streams_at_a_time_keep_their_bytes_apart() -> None:
     comment=st.sampled_from(["", ": keep-alive", ":", ': {"usage":{']),
     usage=st.booleans(),
     done=st.booleans(),
+    hides=st.booleans(),
 )
 def test_any_cuts_are_the_same_stream_to_who_keeps_it(
-    cuts: list[int], end: str, comment: str, usage: bool, done: bool
+    cuts: list[int], end: str, comment: str, usage: bool, done: bool, hides: bool
 ) -> None:
-    """The SDK's stream over any pieces, its bytes read at the end: the record is the same, and has each event counted."""
+    """The SDK's stream over any pieces, its bytes read at the end: the record is the same, and has each event counted, also
+    the one that the user does not get."""
     body = stream_of(end, comment, usage=usage, done=done)
     edges = [0, *sorted(cuts), len(body)]
     pieces = [body[a:b] for a, b in itertools.pairwise(edges)]
-    response, call = watched(pieces, asked=False, keeps=True)
-    cls: Any = leaving(openai.Stream[ChatCompletionChunk], True)
+    response, call = watched(pieces, asked=hides, keeps=True)
+    cls: Any = leaving(openai.Stream[ChatCompletionChunk], True, GATE.reader.only_usage if hides else None)
     with openai.OpenAI(api_key="test", base_url="http://127.0.0.1/") as client:
         events = list(cls(cast_to=ChatCompletionChunk, response=response, client=client))
-    assert len(events) == 3 + usage
+    hidden = hides and usage
+    assert len(events) == 3 + usage - hidden
     check(call, usage=usage)
     assert call.record is not None
-    assert call.record.attributes["rlm_obs.response.chunks"] == len(events) + done
+    assert call.record.attributes["rlm_obs.response.chunks"] == len(events) + hidden + done
     assert call.record.time_to_first_chunk_s is not None
+
+
+@pytest.mark.parametrize("said", ['"ping"', "[1]", '{"id": "odd"}', '{"choices": null}', '{"choices": []}'])
+@pytest.mark.parametrize("hides", [False, True])
+def test_an_odd_event_is_the_users_all_the_same(said: str, hides: bool) -> None:
+    """What the SDK makes of an event that is no chunk, or has no choices, is handed on; only the usage is kept back."""
+    body = event(CHUNKS[0], "\n") + event(said, "\n") + stream_of("\n")
+    response, call = watched([body], asked=hides, keeps=True)
+    cls: Any = leaving(openai.Stream[ChatCompletionChunk], True, GATE.reader.only_usage if hides else None)
+    with openai.OpenAI(api_key="test", base_url="http://127.0.0.1/") as client:
+        events = list(cls(cast_to=ChatCompletionChunk, response=response, client=client))
+    assert len(events) == 2 + 4 - hides
+    check(call)
 
 
 def test_empty_pieces_end_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
