@@ -23,7 +23,12 @@ from benchmarks.__main__ import CHUNKS, serve
 
 Completions = openai.resources.chat.completions.Completions
 #: Calls measured together: few enough that the machine does not change meanwhile.
-CALLS = {"chat": 5, "stream": 1}
+CALLS = {"chat": 5, "stream": 1, "unasked": 1}
+WHAT = {
+    "chat": "A chat call",
+    "stream": f"A stream of {CHUNKS} chunks",
+    "unasked": f"A stream of {CHUNKS} chunks whose usage the user has not asked for",
+}
 #: The queue is flushed once in so many rounds, which are five seconds of a program that does nothing but stream, as often as
 #: the queue's own thread does, and what that takes is shared among their calls.
 FLUSHED = 60
@@ -64,7 +69,7 @@ def timed(function: Callable[..., object], *given: object) -> float:
 
 def measure(ways: Ways, base_url: str, kind: str, rounds: int) -> dict[str, list[float]]:
     """Return what a call takes each way, in each round (microseconds of CPU), its share of the flush included."""
-    run, calls = {"chat": worker.chat, "stream": worker.stream}[kind], CALLS[kind]
+    run, calls = {"chat": worker.chat, "stream": worker.stream, "unasked": worker.unasked}[kind], CALLS[kind]
     order = list(ways.flush)
     times: dict[str, list[float]] = {way: [] for way in order}
     flushes: dict[str, list[float]] = {way: [] for way in order}
@@ -115,8 +120,7 @@ def show(kind: str, processes: Sequence[dict[str, list[float]]]) -> None:
     """Print what each way adds to a call of the bare client, which is measured twice in each round; and how those two differ."""
     bares = [list(map(mean, times["bare"], times["bare again"])) for times in processes]
     bare, rounds = typical(bares), len(bares[0])
-    what = f"A stream of {CHUNKS} chunks" if kind == "stream" else "A chat call"
-    print(f"\n{what}, {len(processes)} processes of {rounds} rounds: the bare client takes {bare:,.0f} µs of CPU")
+    print(f"\n{WHAT[kind]}, {len(processes)} processes of {rounds} rounds: the bare client takes {bare:,.0f} µs of CPU")
     added = {}
     for way in list(processes[0])[1:]:
         against = [times["bare"] for times in processes] if way == "bare again" else bares
@@ -134,7 +138,7 @@ def show(kind: str, processes: Sequence[dict[str, list[float]]]) -> None:
 
 
 def main() -> None:
-    """Run both kinds, or the ones named."""
+    """Run all kinds, or the ones named."""
     parser = argparse.ArgumentParser(prog="benchmarks.pairs", description=main.__doc__)
     parser.add_argument("what", nargs="*", default=list(CALLS))
     parser.add_argument("--processes", type=int, default=8)

@@ -87,6 +87,13 @@ def stream(client: openai.OpenAI, calls: int) -> None:
             pass
 
 
+def unasked(client: openai.OpenAI, calls: int) -> None:
+    """The same by a user who asks for no usage: then rlm_obs asks for it, and keeps the event that brings it back."""
+    for _ in range(calls):
+        for _chunk in client.chat.completions.create(model="gpt-4o", messages=MESSAGES, stream=True):
+            pass
+
+
 def main() -> None:
     """Read `kind calls` lines from standard input, answer each with a line of JSON."""
     mode, base_url = sys.argv[1:3]

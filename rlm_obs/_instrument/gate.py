@@ -215,7 +215,7 @@ class Passing:
 
     #: What `_process_response` was given, where it is patched.
     response: Any = None
-    #: Whether a stream's bytes are kept, and its events read later; and whether the user gets each of its events.
+    #: Whether a stream's bytes are kept, and its events read later; and whether no watch hears each of its events.
     keeps = quiet = False
 
     def __init__(
