@@ -15,7 +15,7 @@ from rlm_obs._instrument.watch import ITEMS, Watch
 def leaving(cls: Any, quiet: bool = False, hides: Callable[[Any], bool] | None = None) -> Any:
     """Return a subclass of a stream class (or of its alias `Stream[X]`) that tells its watch what its events say,
     and when a loop has left it. A quiet one only tells what reads its response: its events are read from the bytes.
-    Then `hides` tells which event is kept from the user.
+    Where the bytes are kept, `hides` tells which event is kept from the user.
 
     A generic class of the user's own is returned as it is: the SDK looks for its `Stream[X]` one step up only.
     """
@@ -38,7 +38,7 @@ def leaving(cls: Any, quiet: bool = False, hides: Callable[[Any], bool] | None =
         if quiet:
             _guard.guarded("stream", _reads, self.response.__dict__, items)
             return items if hides is None else filter(functools.partial(_shown, hides), items)
-        return _heard_async(self, items) if hasattr(items, "__anext__") else _heard(self, items)
+        return _heard_async(self, items, hides) if hasattr(items, "__anext__") else _heard(self, items)
 
     body: dict[str, Any] = {"__iter__": __iter__} if hasattr(origin, "__iter__") else {"__aiter__": __aiter__}
     if hasattr(origin, "__stream__"):
@@ -63,14 +63,16 @@ def _heard(stream: Any, items: types.GeneratorType[Any, None, None]) -> Iterator
     watch.all_heard()
 
 
-async def _heard_async(stream: Any, items: AsyncGenerator[Any]) -> AsyncIterator[Any]:
+async def _heard_async(
+    stream: Any, items: AsyncGenerator[Any], hides: Callable[[Any], bool] | None
+) -> AsyncIterator[Any]:
     watch: Watch | None = stream.response.__dict__.get("_rlm_obs_watch")
     if watch is None or not _guard.guarded("stream", watch.listen, items):
         async for item in items:
             yield item
         return
     try:
-        passes = watch.shows if watch.keeps else watch.passes
+        passes = watch.passes if hides is None or not watch.keeps else functools.partial(_shown, hides)
         async for item in items:
             if passes(item):
                 yield item

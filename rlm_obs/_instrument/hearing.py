@@ -168,12 +168,6 @@ class Hearing(ABC):
                 if (said := self._said(event)) is not None:
                     self._reader.event(said, self._call.answer)
 
-    def shows(self, item: Any) -> bool:
-        """Tell whether the user gets an event whose bytes are kept: all but the one that only we asked for."""
-        if not self._hides_usage or getattr(item, "choices", None) != []:
-            return True
-        return not _guard.guarded("stream", self._reader.only_usage, item)
-
     # -- objects of the SDK, heard as they pass ----------------------------------------------------------------------
 
     def passes(self, item: Any) -> bool:
