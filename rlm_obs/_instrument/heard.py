@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import types
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import Any, Generic
@@ -36,8 +37,7 @@ def leaving(cls: Any, quiet: bool = False, hides: Callable[[Any], bool] | None =
     def __stream__(self: Any) -> Any:  # noqa: N807
         items = origin.__stream__(self)
         if quiet:
-            _guard.guarded("stream", _reads, self.response.__dict__, items)
-            return items if hides is None else filter(functools.partial(_shown, hides), items)
+            return _counted(self, items, hides)
         return _heard_async(self, items, hides) if hasattr(items, "__anext__") else _heard(self, items)
 
     body: dict[str, Any] = {"__iter__": __iter__} if hasattr(origin, "__iter__") else {"__aiter__": __aiter__}
@@ -45,6 +45,17 @@ def leaving(cls: Any, quiet: bool = False, hides: Callable[[Any], bool] | None =
         body["__stream__"] = __stream__
     named = {**body, "__module__": origin.__module__, "__qualname__": origin.__qualname__, "__doc__": origin.__doc__}
     return types.new_class(origin.__name__, (cls,), {}, lambda space: space.update(named))
+
+
+def _counted(stream: Any, items: Any, hides: Callable[[Any], bool] | None) -> Any:
+    """Return what the SDK's stream yields, where its bytes are kept: no code of ours counts what passes, but C."""
+    if hasattr(items, "__anext__"):
+        _guard.guarded("stream", _reads, stream.response.__dict__, items, None)
+        return items
+    count = itertools.count(1)
+    _guard.guarded("stream", _reads, stream.response.__dict__, items, count)
+    counted = itertools.compress(items, count)
+    return counted if hides is None else filter(functools.partial(_shown, hides), counted)
 
 
 def _heard(stream: Any, items: types.GeneratorType[Any, None, None]) -> Iterator[Any]:
@@ -84,13 +95,13 @@ async def _heard_async(
     watch.all_heard()
 
 
-def _reads(shadows: dict[str, Any], items: Any) -> None:
-    """Tell the watch on a response what reads it, now or when there is one."""
+def _reads(shadows: dict[str, Any], items: Any, count: Iterator[int] | None) -> None:
+    """Tell the watch on a response what reads it and what counts that, now or when there is one."""
     watch: Watch | None = shadows.get("_rlm_obs_watch")
     if watch is None:
-        shadows[ITEMS] = items
+        shadows[ITEMS] = items, count
     else:
-        watch.listen(items)
+        watch.listen(items, count)
 
 
 def _shown(hides: Callable[[Any], bool], item: Any) -> bool:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rlm_obs._instrument.gate import Passing
 
 MOST_JSON_BYTES = 32_000_000  # a plain answer that is read as a stream is kept up to here, to read its usage at the end
-#: Where a response keeps what reads it, if that is made before the watch.
+#: Where a response keeps what reads it and what counts that, if they are made before the watch.
 ITEMS = "_rlm_obs_items"
 #: What stands in a response's place while it is watched, where nobody awaits and where somebody does.
 SHADOWS = ("_rlm_obs_watch", "iter_bytes", "close"), ("_rlm_obs_watch", "aiter_bytes", "aclose")
@@ -73,8 +73,8 @@ class Watch(Hearing):
         else:
             shadows["iter_bytes"], shadows["close"] = watch._iter_bytes, watch._close
         shadows["_rlm_obs_watch"] = watch
-        if (items := shadows.pop(ITEMS, None)) is not None:
-            watch.listen(items)
+        if (reads := shadows.pop(ITEMS, None)) is not None:
+            watch.listen(*reads)
         _lost.lost.start()
 
     def __del__(self) -> None:
@@ -228,13 +228,14 @@ class Watch(Hearing):
 
     # -- what the SDK has made of it ---------------------------------------------------------------------------------
 
-    def listen(self, items: Any) -> bool:
-        """Take what the SDK's stream reads the response with, which is cheaper to hear than the bytes; False if those are needed."""
+    def listen(self, items: Any, count: Iterator[int] | None = None) -> bool:
+        """Take what the SDK's stream reads the response with, which is cheaper to hear than the bytes, and what counts it;
+        False if the bytes are needed."""
         if not self._events or self._reads_all:
             return False
         if not hasattr(items, "ag_frame" if self._awaits else "gi_frame"):
             return False  # a stream of somebody's own, which is no generator
-        self._items = items
+        self._items, self._passed = items, count
         return True
 
     def all_heard(self, error: BaseException | None = None) -> None:
@@ -319,7 +320,7 @@ class Watch(Hearing):
     def _end(self, error: BaseException | None, *, complete: bool = False) -> None:
         if self._call.ended:
             return
-        self._tell()
+        self._tell(complete)
         if error is not None:
             self._call.fail(error)
         elif complete:
@@ -333,13 +334,13 @@ class Watch(Hearing):
             _guard.guarded("stream", self._begun, self._call.answer)
         self._call.abort()
 
-    def _tell(self) -> None:
+    def _tell(self, complete: bool) -> None:
         """Say how many events have come, and how many tokens where no usage does: one an event, or more where events carry
         more than the first one did."""
         if not self._events:
             return
         if self._items is not None and self.keeps:
-            _guard.guarded("stream", self._read_rest)
+            _guard.guarded("stream", self._read_rest, complete)
         answer, count = self._call.answer, self._count
         answer.chunks = count
         if answer.counts is None:

@@ -302,6 +302,7 @@ def test_what_had_come_before_the_user_left_is_read() -> None:
         stream.close()
     assert call.record is not None and call.record.usage is not None
     assert (call.record.status, call.record.usage.output_tokens) == ("aborted", 100)
+    assert call.record.attributes["rlm_obs.response.chunks"] == len(CHUNKS) + 2  # the usage, and `[DONE]`
 
 
 async def test_any_generator_of_a_stream_that_is_dropped_may_close_it_first() -> None:
