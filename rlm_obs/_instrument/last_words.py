@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 #: How an event says its usage, why a choice ends, which tool it calls, and which tier has answered.
-USAGES = b'"usage":{', b'"usage": {'
+USAGE = b'"usage":'
+USAGES = USAGE + b"{", USAGE + b" {"
 REASONS = b'"finish_reason":"', b'"finish_reason": "'
 NAMES = b':{"name":', b': {"name": '
 TIERS = b'"service_tier":"', b'"service_tier": "'
@@ -43,7 +44,10 @@ def last_words(data: bytes | bytearray, start: int, one_text: bool) -> tuple[dic
         return None
     if said.__class__ is not dict or not said.get("model") or "error" in said:
         return None
-    if not said.get("usage") and any([data.find(sign, start) >= 0 for sign in USAGES]):
+    at = (
+        data.find(USAGE, start) if not said.get("usage") else -1
+    )  # where there is none at all, one look takes half of two
+    if at >= 0 and any([data.find(sign, at) >= 0 for sign in USAGES]):
         return None
     if not said.get("service_tier") and any([tier in data[start : data.find(b"\ndata:", start + 6)] for tier in TIERS]):
         return None  # which changes the price, and was told by the first event alone
