@@ -23,6 +23,7 @@ def leaving(cls: Any, quiet: bool = False, hides: Callable[[Any], bool] | None =
     origin = getattr(cls, "__origin__", cls)
     if origin is not cls and origin.__bases__ != (Generic,):
         return cls
+    shows = None if hides is None else _all_but(hides)
 
     def __iter__(self: Any) -> Iterator[Any]:  # noqa: N807
         loop: Iterator[Any] = origin.__iter__(self)
@@ -37,8 +38,8 @@ def leaving(cls: Any, quiet: bool = False, hides: Callable[[Any], bool] | None =
     def __stream__(self: Any) -> Any:  # noqa: N807
         items = origin.__stream__(self)
         if quiet:
-            return _counted(self, items, hides)
-        return _heard_async(self, items, hides) if hasattr(items, "__anext__") else _heard(self, items)
+            return _counted(self, items, shows)
+        return _heard_async(self, items, shows) if hasattr(items, "__anext__") else _heard(self, items)
 
     body: dict[str, Any] = {"__iter__": __iter__} if hasattr(origin, "__iter__") else {"__aiter__": __aiter__}
     if hasattr(origin, "__stream__"):
@@ -47,7 +48,7 @@ def leaving(cls: Any, quiet: bool = False, hides: Callable[[Any], bool] | None =
     return types.new_class(origin.__name__, (cls,), {}, lambda space: space.update(named))
 
 
-def _counted(stream: Any, items: Any, hides: Callable[[Any], bool] | None) -> Any:
+def _counted(stream: Any, items: Any, shows: Callable[[Any], bool] | None) -> Any:
     """Return what the SDK's stream yields, where its bytes are kept: no code of ours counts what passes, but C."""
     if hasattr(items, "__anext__"):
         _guard.guarded("stream", _reads, stream.response.__dict__, items, None)
@@ -55,7 +56,7 @@ def _counted(stream: Any, items: Any, hides: Callable[[Any], bool] | None) -> An
     count = itertools.count(1)
     _guard.guarded("stream", _reads, stream.response.__dict__, items, count)
     counted = itertools.compress(items, count)
-    return counted if hides is None else filter(functools.partial(_shown, hides), counted)
+    return counted if shows is None else filter(shows, counted)
 
 
 def _heard(stream: Any, items: types.GeneratorType[Any, None, None]) -> Iterator[Any]:
@@ -75,7 +76,7 @@ def _heard(stream: Any, items: types.GeneratorType[Any, None, None]) -> Iterator
 
 
 async def _heard_async(
-    stream: Any, items: AsyncGenerator[Any], hides: Callable[[Any], bool] | None
+    stream: Any, items: AsyncGenerator[Any], shows: Callable[[Any], bool] | None
 ) -> AsyncIterator[Any]:
     watch: Watch | None = stream.response.__dict__.get("_rlm_obs_watch")
     if watch is None or not _guard.guarded("stream", watch.listen, items):
@@ -83,7 +84,7 @@ async def _heard_async(
             yield item
         return
     try:
-        passes = watch.passes if hides is None or not watch.keeps else functools.partial(_shown, hides)
+        passes = watch.passes if shows is None or not watch.keeps else shows
         async for item in items:
             if passes(item):
                 yield item
@@ -104,9 +105,19 @@ def _reads(shadows: dict[str, Any], items: Any, count: Iterator[int] | None) -> 
         watch.listen(items, count)
 
 
-def _shown(hides: Callable[[Any], bool], item: Any) -> bool:
-    """Tell whether the user gets an event. It is asked of each, so it asks little: what has choices is no mere usage."""
-    return bool(getattr(item, "choices", None)) or not _guard.guarded("stream", hides, item)
+def _all_but(hides: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Return what tells whether the user gets an event. It is asked of each, so it asks little: what has choices is no mere
+    usage."""
+
+    def shown(item: Any) -> bool:
+        try:
+            if item.choices:
+                return True
+        except AttributeError:
+            pass
+        return not _guard.guarded("stream", hides, item)
+
+    return shown
 
 
 def _take_up(stream: Any, loop: Any) -> None:
