@@ -29,15 +29,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def nothing_left() -> Iterator[None]:
-    """End the calls that a file's tests have dropped, before another file's tests see them end."""
+    """End the calls that a file's tests have dropped, and close its tracers, before another file's tests see any of them."""
     yield
-    from rlm_obs import _lost
+    from rlm_obs import _ending, _lost
 
     with warnings.catch_warnings():
         # A client that a test has left open is closed by its finaliser, unless that of its socket is called before.
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
     _lost.lost.end_all()
+    _ending.close_all(_ending.every(), timeout_s=1.0)
 
 
 @pytest.fixture(autouse=True)
