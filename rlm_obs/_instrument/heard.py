@@ -50,11 +50,10 @@ def leaving(cls: Any, quiet: bool = False, hides: Callable[[Any], bool] | None =
 
 def _counted(stream: Any, items: Any, shows: Callable[[Any], bool] | None) -> Any:
     """Return what the SDK's stream yields, where its bytes are kept: no code of ours counts what passes, but C."""
-    if hasattr(items, "__anext__"):
-        _guard.guarded("stream", _reads, stream.response.__dict__, items, None)
-        return items
-    count = itertools.count(1)
+    count = None if hasattr(items, "__anext__") else itertools.count(1)
     _guard.guarded("stream", _reads, stream.response.__dict__, items, count)
+    if count is None:
+        return items  # awaited ones are counted in their bytes
     counted = itertools.compress(items, count)
     return counted if shows is None else filter(shows, counted)
 

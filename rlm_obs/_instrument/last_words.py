@@ -44,9 +44,7 @@ def last_words(data: bytes | bytearray, start: int, one_text: bool) -> tuple[dic
         return None
     if said.__class__ is not dict or not said.get("model") or "error" in said:
         return None
-    at = (
-        data.find(USAGE, start) if not said.get("usage") else -1
-    )  # where there is none at all, one look takes half of two
+    at = -1 if said.get("usage") else data.find(USAGE, start)  # one look, where no event has any
     if at >= 0 and any([data.find(sign, at) >= 0 for sign in USAGES]):
         return None
     if not said.get("service_tier") and any([tier in data[start : data.find(b"\ndata:", start + 6)] for tier in TIERS]):
