@@ -34,8 +34,9 @@ class Lost:
             with self._lock:
                 if self._thread is None:
                     thread = threading.Thread(target=self._run, name="rlm_obs-lost", daemon=True)
-                    thread.start()
-                    self._thread = thread
+                    with contextlib.suppress(RuntimeError):  # at the end of the program no thread starts any more
+                        thread.start()
+                        self._thread = thread
 
     def gone(self, end: Callable[[], object]) -> None:
         """Have `end` called soon, outside of the finaliser that asks for it."""

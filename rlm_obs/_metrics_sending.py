@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import uuid
@@ -84,9 +85,18 @@ class SentMetrics:
         if not self.closed:
             self.closed = True
             if self._made is not None:
-                done = self._joined(self._beside(self._made.shutdown), timeout_s)
+                done = self._shut(self._made, timeout_s)
                 self._pushes.well = done and self._pushes.well
         return self._pushes.well
+
+    def _shut(self, provider: MeterProvider, timeout_s: float) -> bool:
+        """Shut the provider down, which sends for the last time; False if that takes too long."""
+        pushes, ending = self._pushes, self._beside(provider.shutdown)
+        if ending is not None:
+            return self._joined(ending, timeout_s)
+        before = pushes.sent + pushes.failed  # the reader's own thread sends, and is waited for
+        _guard.guarded("metrics", functools.partial(provider.shutdown, timeout_s * 1000))
+        return pushes.sent + pushes.failed > before
 
     def lost(self) -> str | None:
         """Say what was not delivered: a sum that came late has lost nothing, the last one has."""

@@ -157,7 +157,10 @@ class Messenger:
         self._jobs.put(job)
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._run, name="rlm_obs-alerts", daemon=True)
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError:  # at the end of the program no thread starts any more
+                _guard.guarded("on_alert", self._jobs.get())
 
     def wait(self, timeout_s: float) -> None:
         """Wait until what was to be sent was sent, or `timeout_s` have passed."""

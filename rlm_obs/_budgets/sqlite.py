@@ -59,7 +59,8 @@ class SqliteStore:
             if file is None:
                 return []
             rows = file.execute(
-                'SELECT budget, unit, "key", "window" FROM accounts WHERE ?1 IS NULL OR budget = ?1', (budget,)
+                'SELECT budget, unit, "key", "window" FROM accounts WHERE :budget IS NULL OR budget = :budget',
+                {"budget": budget},
             )
             return sorted(AccountId(*row) for row in rows)
 
