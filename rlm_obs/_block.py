@@ -39,6 +39,11 @@ class Block:
         self.context, self._span, self.open, self._needs_gate = context, span, is_open, needs_gate
         self.in_finaliser = False
 
+    @property
+    def begun(self) -> float:
+        """When its span was begun, in seconds since the epoch; 0 where it has none."""
+        return (getattr(self._span, "start_time", None) or 0) / 1e9
+
     def suspend(self, token: Token[otel.Context]) -> None:
         """Keep the context as the code has left it (perhaps inside a span of its own): its next step goes on in it."""
         self.context = _scope.get_current()

@@ -291,6 +291,11 @@ class Call:
         self._settle()
 
     @property
+    def started_at(self) -> float:
+        """When it was sent, in seconds since the epoch."""
+        return self._started_at
+
+    @property
     def cost(self) -> Cost | None:
         """What it cost, once it has ended; None: nobody knows."""
         if self._cost is None and self._found is not None and self.usage is not None:

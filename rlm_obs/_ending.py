@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from rlm_obs import _exit, _guard, _lost
+from rlm_obs import _exit, _guard
 
 
 class Delivering(Protocol):
@@ -102,7 +102,6 @@ def exit_timeout_s() -> float:
 
 def at_exit() -> None:
     """Deliver what is queued within the bound; registered for the end of the program, however it comes."""
-    _guard.guarded("exit", _lost.lost.end_all)  # streams and generators that were left are delivered too
     close_all(every(), _exit_timeout_s)
 
 

@@ -11,23 +11,28 @@ from typing import Any
 
 from rlm_obs import _guard
 
+_first: list[Callable[[], object]] = []
 _last: list[Callable[[], object]] = []
 _anchor = threading.Event()  # any weakly referable object: multiprocessing keys its after-fork calls by it
 
 
-def at_end(job: Callable[[], object]) -> None:
-    """Have `job` done at the end of this program, and of its forked children; those that were asked for last come first."""
-    if job in _last:
+def at_end(job: Callable[[], object], *, first: bool = False) -> None:
+    """Have `job` done at the end of this program, and of its forked children; those that were asked for last come first.
+
+    `first`: before all others, which deliver and give back what it makes.
+    """
+    jobs = _first if first else _last
+    if job in jobs:
         return
-    if not _last:
+    if not _first and not _last:
         atexit.register(do_all)
         _watch_multiprocessing()
-    _last.append(job)
+    jobs.append(job)
 
 
 def do_all() -> None:
     """Do all of it now, each under the guard."""
-    for job in reversed(_last):
+    for job in (*_first, *reversed(_last)):
         _guard.guarded("exit", job)
 
 
@@ -41,7 +46,8 @@ def _watch_multiprocessing() -> None:
 
 def _after_fork() -> None:
     util: Any = sys.modules.get("multiprocessing.util")
-    if _last and util is not None:  # multiprocessing clears its list first, then runs what is registered here
+    if util is not None and (_first or _last):
+        # multiprocessing clears its list first, then runs what is registered here
         util.register_after_fork(_anchor, lambda _: util.Finalize(None, do_all, exitpriority=10))
 
 

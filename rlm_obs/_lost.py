@@ -1,8 +1,10 @@
-"""Ends what nobody else will: what was garbage-collected before its end, or left by `break` while a name still holds it."""
+"""Ends what nobody else will: what was garbage-collected before its end, or left by `break` while a name still holds it,
+or is open at the end of the program."""
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import os
 import queue
@@ -11,11 +13,39 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
-from rlm_obs import _guard
+from rlm_obs import _exit, _guard
 
 #: How long a stream that was left by `break` may be taken up again before its call is ended.
 LEFT_FOR_S = 1.0
+_kinds: set[type] = set()
+K = TypeVar("K", bound="type[Open]")
+
+
+class Open(Protocol):
+    """What is open for a while, and ended once."""
+
+    @property
+    def begun(self) -> float:
+        """When it was begun, in seconds since the epoch."""
+
+    def end_now(self) -> None:
+        """End it, if it is still open and was begun in this process."""
+
+
+def ends_with_the_program(kind: K) -> K:
+    """Have all that is open of this class at the end of the program ended then, from the first `Lost.start` on."""
+    _kinds.add(kind)
+    return kind
+
+
+def end_open() -> None:
+    """End all that is open: the program ends."""
+    lost.end_all()
+    still: list[Any] = [thing for thing in gc.get_objects() if type(thing) in _kinds]
+    for thing in sorted(still, key=lambda one: one.begun, reverse=True):  # what was begun inside of another comes first
+        _guard.guarded("exit", thing.end_now)
 
 
 class Lost:
@@ -31,6 +61,7 @@ class Lost:
     def start(self) -> None:
         """Have the thread running in this process."""
         if self._thread is None:
+            _exit.at_end(end_open, first=True)
             with self._lock:
                 if self._thread is None:
                     thread = threading.Thread(target=self._run, name="rlm_obs-lost", daemon=True)

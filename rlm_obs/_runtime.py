@@ -155,8 +155,9 @@ class Instrumentation:
 
     def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
         # A handler runs inside the main thread, which may hold any lock of ours: the work is done in another one.
+        dies = self._old_sigterm is None or self._old_sigterm is signal.SIG_DFL
         flushing = threading.Thread(
-            target=_finish, args=(self.settings.exit_timeout_s,), name="rlm_obs-sigterm", daemon=True
+            target=_finish, args=(self.settings.exit_timeout_s, dies), name="rlm_obs-sigterm", daemon=True
         )
         flushing.start()
         flushing.join(self.settings.exit_timeout_s)
@@ -276,8 +277,10 @@ def flush(timeout_s: float = 5.0) -> bool:
     return _ending.flush_all(_ending.every(), timeout_s)
 
 
-def _finish(timeout_s: float) -> None:
-    """Deliver what is queued, and give back what shared budgets have lent: the program may be about to die."""
+def _finish(timeout_s: float, dies: bool) -> None:
+    """Deliver what is queued, and give back what shared budgets have lent: the program may be about to die, or `dies`."""
+    if dies:
+        _lost.end_open()
     flush(timeout_s)
     keeper.close_all()
 

@@ -65,20 +65,32 @@ def _awaiting(opens: Opens) -> Callable[..., Any]:
     return call
 
 
+@_lost.ends_with_the_program
 class _Run:
     """One coroutine or generator on its way, and its block; a coroutine's is opened by its first step."""
 
-    __slots__ = ("_made", "_opens", "block")
+    __slots__ = ("_lost", "_made", "_opens", "block")
 
     def __init__(self, made: Any, block: Block | None, opens: Callable[[], Block | None] | None = None) -> None:
         self._made, self._opens = made, opens
         self.block = block or NOTHING
-        _guard.guarded("traced", _lost.lost.start)
+        self._lost = _lost.lost
+        _guard.guarded("traced", self._lost.start)
 
     def begin(self) -> None:
         if self._opens is not None:
             opens, self._opens = self._opens, None
             self.block = opens() or NOTHING
+
+    @property
+    def begun(self) -> float:
+        """When its span was begun, in seconds since the epoch."""
+        return self.block.begun
+
+    def end_now(self) -> None:
+        """End its span as it is: the program ends. One that a forked child has inherited is its parent's."""
+        if self._lost is _lost.lost:
+            self.block.end()
 
     def finished(self) -> bool:
         made = self._made

@@ -484,6 +484,84 @@ def test_a_stream_left_open_is_delivered_at_the_end(tmp_path: Path) -> None:
     assert names(path) == ["chat"]
 
 
+#: A program in which streams, generators and coroutines can be opened.
+OPEN = """
+import asyncio, openai
+from rlm_obs.testing import fake_openai
+rlm_obs.instrument(exporters=[Writer(sys.argv[1])])
+server = fake_openai()
+ASKED = dict(model="m", messages=[{"role": "user", "content": "x"}], stream=True)
+client = openai.OpenAI(api_key="k", base_url=server.base_url, max_retries=0)
+aclient = openai.AsyncOpenAI(api_key="k", base_url=server.base_url, max_retries=0)
+def stream(): return client.chat.completions.create(**ASKED)
+@rlm_obs.traced
+def work(step):
+    step(1)
+    yield 1
+    yield 2
+@rlm_obs.traced
+async def wait():
+    await asyncio.sleep(0)
+async def advance(stream):
+    return await anext(await stream)
+"""
+
+
+@pytest.mark.parametrize(
+    ("opened", "delivered"),
+    [
+        ("held = stream()", ["chat"]),
+        ("held = stream(); next(held)", ["chat"]),
+        ("next(stream())", ["chat"]),
+        ("held = iter(stream()); next(held)", ["chat"]),
+        ("asyncio.run(advance(aclient.chat.completions.create(**ASKED)))", ["chat"]),
+        ("held = client.with_options().chat.completions.with_raw_response.create(**ASKED)", ["chat"]),
+        ("held = work(lambda _: stream()); next(held)", ["chat", "work"]),
+        ("held = wait(); held.send(None)", ["wait"]),
+    ],
+)
+def test_what_is_open_is_delivered_at_the_end(opened: str, delivered: list[str], tmp_path: Path) -> None:
+    """What somebody holds, or nobody has collected, when the program ends: a stream that was never read or not to its end,
+    a generator, a coroutine. What was begun inside of another comes before it."""
+    path = tmp_path / "spans"
+    run(f"{WRITER}{OPEN}{opened}", str(path))
+    assert [line.split()[1] for line in path.read_text().splitlines()] == delivered
+
+
+def test_what_is_open_is_delivered_where_a_signal_ends_the_program(tmp_path: Path) -> None:
+    """A server that is told to stop while a stream is on its way, with `flush_on_sigterm`."""
+    path = tmp_path / "spans"
+    script = """
+    rlm_obs.instrument(exporters=[Writer(sys.argv[1])], settings={"flush_on_sigterm": True})
+    held = stream()
+    next(held)
+    os.kill(os.getpid(), 15)
+    time.sleep(60)
+    """
+    run(f"{WRITER}{OPEN}{textwrap.dedent(script)}", str(path), check=-signal.SIGTERM)
+    assert names(path) == ["chat"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_what_is_open_is_delivered_by_the_process_that_has_begun_it(tmp_path: Path) -> None:
+    """A forked child that ends does not end the stream and the generator of its parent."""
+    path = tmp_path / "spans"
+    script = """
+    held = work(lambda _: stream())
+    next(held)
+    pid = os.fork()
+    if pid == 0:
+        own = stream()
+        sys.exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    print(os.getpid())
+    """
+    parent = run(f"{WRITER}{OPEN}{textwrap.dedent(script)}", str(path)).stdout.strip()
+    sent = [line.split()[:2] for line in path.read_text().splitlines()]
+    assert [name for process, name in sent if process != parent] == ["chat"]
+    assert [name for process, name in sent if process == parent] == ["chat", "work"]
+
+
 def test_a_hanging_exporter_does_not_hold_the_program_up(tmp_path: Path) -> None:
     """The end is bounded by `exit_timeout_s`, for all exporters together, and the others deliver."""
     path = tmp_path / "spans"

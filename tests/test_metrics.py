@@ -381,3 +381,30 @@ def grpc_metrics() -> Iterator[tuple[str, list[bytes]]]:
     running.start()
     yield f"127.0.0.1:{port}", got
     running.stop(None).wait()
+
+
+def test_all_is_delivered_where_no_thread_starts_at_the_end(collector: Receiver, server: FakeOpenAI) -> None:
+    """As with Python 3.12.0: a stream that was left is settled, its alert is told, its metrics are sent; calls go on."""
+    script = """
+    import atexit, sys, threading, openai, rlm_obs
+    async def tell(alert): print("alert")
+    rlm_obs.instrument(exporters=[], settings={"metrics": "otlp", "hosts": {"127.0.0.1": "openai"}})
+    client = openai.OpenAI(base_url=sys.argv[1], api_key="none", max_retries=0)
+    tracker = rlm_obs.CostTracker(1, alert_threshold=0.0001, on_alert=tell)
+    def streamed():
+        with tracker:
+            return client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "Hi"}], stream=True)
+    def start(self): raise RuntimeError("can't create new thread at interpreter shutdown")
+    @atexit.register
+    def ends():
+        threading.Thread.start = start
+        assert len(list(streamed())) == 5
+        left = streamed()
+        next(left)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), server.base_url]
+    done = subprocess.run(command, check=True, timeout=30, text=True, capture_output=True)
+    assert (done.stdout, done.stderr) == ("alert\n", "budget 'default' has reached 0%: $0.0035 of $1.00\n")
+    (sent,) = collector.requests
+    assert sums(sent.body)["gen_ai.client.operation.duration"] == 2
+    assert sums(sent.body)["rlm_obs.cost"] > 0.0035

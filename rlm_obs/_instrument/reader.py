@@ -100,6 +100,7 @@ class Unbilled:
     """Stands where the call would, for a request that costs nothing by itself: it is no record and no span."""
 
     output_limit = output_room = switched_from = None
+    started_at = 0.0
 
     def __init__(self) -> None:
         self.answer, self.ended = Answer(), False

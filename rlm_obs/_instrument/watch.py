@@ -31,6 +31,7 @@ ITEMS = "_rlm_obs_items"
 SHADOWS = ("_rlm_obs_watch", "iter_bytes", "close"), ("_rlm_obs_watch", "aiter_bytes", "aclose")
 
 
+@_lost.ends_with_the_program
 class Watch(Hearing):
     """One response under watch. They hold each other until the call ends, and are collected together.
 
@@ -387,6 +388,15 @@ class Watch(Hearing):
         """Tell whether an event was taken since a loop has left the stream."""
         place, at_hand = self._left_at
         return place != self._place() or [*map(id, at_hand)] != [*map(id, self._at_hand())]
+
+    @property
+    def begun(self) -> float:
+        """When the call was sent, in seconds since the epoch."""
+        return self._call.started_at
+
+    def end_now(self) -> None:
+        """End the call as it is: the program ends."""
+        self._end(None)
 
     def end_if_left(self) -> None:
         """End the call if nobody has taken the stream up again."""

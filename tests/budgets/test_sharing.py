@@ -617,3 +617,32 @@ def test_the_children_of_multiprocessing_give_back(method: str, path: str, serve
     assert done.returncode == 0, done.stderr
     state = state_of(path)
     assert (state.spent, state.leased) == (6 * EACH, 0)
+
+
+STREAM = """
+import sys
+import openai, rlm_obs
+from tests.budgets.conftest import HELLO, PRICES
+
+rlm_obs.instrument(exporters=[], settings={"prices": PRICES})
+client = openai.OpenAI(api_key="x", base_url=sys.argv[1], max_retries=0)
+with rlm_obs.CostTracker("0.05", name="shared", store=sys.argv[2], unseen_usage="hold") as tracker:
+    stream = client.chat.completions.create(model="chatty", messages=HELLO, max_tokens=9, stream=True)
+    held = tracker.balance().held
+"""
+
+
+@pytest.mark.parametrize("left", ["", "next(stream)", "for chunk in stream: break"])
+def test_a_stream_that_is_open_at_the_end_is_settled(left: str, path: str, server: FakeOpenAI) -> None:
+    """Before what is left goes back: nobody has to wait for the lease of a program that has ended well."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{STREAM}{left}\nprint(held)", server.base_url, path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    state = state_of(path)
+    assert (state.spent, state.leased) == (Decimal(done.stdout), 0)
+    assert state.spent > 0
