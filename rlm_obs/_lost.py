@@ -1,5 +1,4 @@
-"""Ends what nobody else will: what was garbage-collected before its end, or left by `break` while a name still holds it,
-or is open at the end of the program."""
+"""Ends what nobody else will: what was garbage-collected, or left by `break`, or is open at the end of the program."""
 
 from __future__ import annotations
 
