@@ -2,6 +2,7 @@
 
 Two processes that do the same differ by more than a stream is to cost, by where their memory happens to lie. Here that is the
 same for all ways, a round is over before the machine has changed, and several processes, one after the other, stand for all.
+A way's first call of a round is not measured: the client's code would be in the processor's caches then, its own would not.
 """
 
 from __future__ import annotations
