@@ -43,7 +43,8 @@ def end_open() -> None:
     """End all that is open: the program ends."""
     lost.end_all()
     still: list[Any] = [thing for thing in gc.get_objects() if type(thing) in _kinds]
-    for thing in sorted(still, key=lambda one: one.begun, reverse=True):  # what was begun inside of another comes first
+    # What was begun inside of another comes first; what a thread is just making has no beginning yet.
+    for thing in sorted(still, key=lambda one: getattr(one, "begun", 0.0), reverse=True):
         _guard.guarded("exit", thing.end_now)
 
 
