@@ -542,6 +542,24 @@ def test_what_is_open_is_delivered_where_a_signal_ends_the_program(tmp_path: Pat
     assert names(path) == ["chat"]
 
 
+def test_a_signal_that_the_program_survives_ends_nothing(tmp_path: Path) -> None:
+    """With `flush_on_sigterm` and a handler of the program's own, a stream that is on its way goes on, and is a whole one."""
+    path = tmp_path / "spans"
+    script = """
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    made = rlm_obs.instrument(exporters=[Writer(sys.argv[1])], settings={"flush_on_sigterm": True})
+    with rlm_obs.CostTracker() as tracker:
+        held = stream()
+    next(held)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert tracker.get_report().calls == 0
+    list(held)
+    print(tracker.get_report().calls)
+    """
+    assert run(f"{WRITER}{OPEN}{textwrap.dedent(script)}", str(path)).stdout == "1\n"
+    assert names(path) == ["chat"]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_what_is_open_is_delivered_by_the_process_that_has_begun_it(tmp_path: Path) -> None:
     """A forked child that ends does not end the stream and the generator of its parent."""

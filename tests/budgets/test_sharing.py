@@ -626,8 +626,10 @@ from tests.budgets.conftest import HELLO, PRICES
 
 rlm_obs.instrument(exporters=[], settings={"prices": PRICES})
 client = openai.OpenAI(api_key="x", base_url=sys.argv[1], max_retries=0)
+def streamed(): return client.chat.completions.create(model="chatty", messages=HELLO, max_tokens=9, stream=True)
+list(streamed())  # before the store is known
 with rlm_obs.CostTracker("0.05", name="shared", store=sys.argv[2], unseen_usage="hold") as tracker:
-    stream = client.chat.completions.create(model="chatty", messages=HELLO, max_tokens=9, stream=True)
+    stream = streamed()
     held = tracker.balance().held
 """
 
